@@ -1,0 +1,35 @@
+"""Errors that are the user's to fix, and how a command-line tool reports them.
+
+Every message is one line that names what was found, what was expected and the file, key or value to change.
+"""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """Bad input: a tool prints the message and exits with 2."""
+
+
+class ConfigError(UserError):
+    """A config (or command-line override) that cannot be run; the message names the config path."""
+
+
+class DataError(UserError):
+    """An annotation file, image or data set that cannot be used; the message names the file."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read, or does not belong to the model; the message names the file."""
+
+
+def run_cli(main: Callable[[], object]) -> None:
+    """Run a tool's ``main``: a :class:`UserError` becomes one line on stderr and exit code 2.
+
+    Any other failure keeps its traceback and exits with 1.
+    """
+    try:
+        main()
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,117 @@
+"""Compiled operators: NMS and RoIAlign (deformable convolutions are mmcv layers built by name).
+
+mmcv's compiled operators are used where they are there; torchvision's stand in for an mmcv that was built without them.
+With neither, importing works and the first use says which command repairs it.
+"""
+
+import functools
+import importlib
+
+import torch
+from torch import Tensor
+
+_FIX = (
+    'mmcv has no compiled operators (mmcv._ext is missing): it was built in isolation or with MMCV_WITH_OPS=0. '
+    'Run `make install` (or `python tools/install.py`), which builds them against the installed torch'
+)
+
+
+@functools.cache
+def backend() -> str:
+    """Which library provides the operators: 'mmcv' or 'torchvision'.
+
+    Raises:
+        RuntimeError: neither has them; the message names the command that builds them and the first failure.
+    """
+    reasons = []
+    for name, probe in (('mmcv', 'mmcv._ext'), ('torchvision', 'torchvision.ops')):
+        try:
+            importlib.import_module(probe)
+            return name
+        except Exception as error:  # a broken binary raises OSError, RuntimeError, ...: all mean "not usable"
+            reasons.append(f'{probe}: {error}')
+    raise RuntimeError(f'{_FIX} ({"; ".join(reasons)}).')
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
+    """Indices (k,) of the boxes that greedy suppression keeps, by descending score.
+
+    Args:
+        boxes: (n, 4) xyxy.
+        scores: (n,).
+        iou_threshold: a box is dropped when its IoU with a kept one is above this.
+        offset: 1 for legacy box widths of x2 - x1 + 1 (mmcv only).
+    """
+    if boxes.shape[0] == 0:
+        return boxes.new_zeros(0, dtype=torch.long)
+    if backend() == 'mmcv':
+        from mmcv.ops import nms as mmcv_nms
+
+        return mmcv_nms(boxes.float(), scores.float(), float(iou_threshold), offset)[1]
+    if offset:
+        raise RuntimeError(f'legacy NMS (offset=1) needs mmcv: {_FIX}.')
+    from torchvision.ops import nms as tv_nms
+
+    return tv_nms(boxes.float(), scores.float(), iou_threshold)
+
+
+def soft_nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, sigma: float, min_score: float, method: str
+) -> tuple[Tensor, Tensor]:
+    """Soft-NMS (https://arxiv.org/abs/1704.04503): decayed scores (k,) and indices (k,), by descending score.
+
+    mmcv runs it on the CPU; CUDA boxes are copied there and back.
+    """
+    if boxes.shape[0] == 0:
+        return scores.new_zeros(0), boxes.new_zeros(0, dtype=torch.long)
+    if backend() != 'mmcv':
+        raise RuntimeError(f'soft_nms needs mmcv: {_FIX}.')
+    from mmcv.ops import soft_nms as mmcv_soft_nms
+
+    dets, keep = mmcv_soft_nms(boxes.float(), scores.float(), iou_threshold, sigma, min_score, method)
+    return dets[:, 4].to(scores), keep.to(boxes.device)
+
+
+def batched_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, offset: int = 0
+) -> Tensor:
+    """NMS inside each group: indices (k,) kept, by descending score over all groups.
+
+    One call serves every (image, level) or class: boxes of different groups are moved apart by more than the widest
+    coordinate, so they cannot overlap.
+
+    Args:
+        boxes: (n, 4) xyxy; scores: (n,); groups: (n,) integer.
+    """
+    if boxes.shape[0] == 0:
+        return boxes.new_zeros(0, dtype=torch.long)
+    boxes = boxes.float()
+    shift = groups.to(boxes) * (boxes.max() + 1)
+    return nms(boxes + shift[:, None], scores, iou_threshold, offset)
+
+
+def roi_align(
+    feature: Tensor,
+    rois: Tensor,
+    output_size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> Tensor:
+    """RoIAlign (https://arxiv.org/abs/1703.06870): (B, C, H, W), (R, 5) -> (R, C, h, w), in the feature's dtype.
+
+    Args:
+        rois: rows of image index, x1, y1, x2, y2 in input pixels.
+        spatial_scale: feature cells per input pixel.
+        sampling_ratio: samples per bin and axis; 0 takes ceil(roi size / output size).
+        aligned: shift by half a cell (the correct grid); False is the legacy grid with RoIs of at least one cell.
+    """
+    if backend() == 'mmcv':
+        from mmcv.ops import roi_align as mmcv_roi_align
+
+        return mmcv_roi_align(
+            feature, rois.to(feature), output_size, spatial_scale, sampling_ratio, 'avg', aligned
+        )
+    from torchvision.ops import roi_align as tv_roi_align
+
+    return tv_roi_align(feature, rois.to(feature), output_size, spatial_scale, sampling_ratio, aligned)

@@ -1,0 +1,56 @@
+"""Pure functions on boxes: (..., 4) tensors of x1, y1, x2, y2 in pixels, width = x2 - x1."""
+
+import torch
+from torch import Tensor
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Area of each box: (..., 4) -> (...), in square pixels."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Overlap area of broadcast boxes (..., 4), (..., 4) -> (...)."""
+    wh = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    return wh[..., 0] * wh[..., 1]
+
+
+def box_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
+    """Intersection over union of every pair: (N, 4) and (M, 4) -> (N, M) in [0, 1].
+
+    Boxes without area give 0, never NaN: the union is at least ``eps``, as in mmdetection's ``bbox_overlaps``, which decides
+    ties between anchors and must therefore be the same arithmetic.
+    """
+    overlap = _intersection(a[:, None], b[None])
+    union = box_area(a)[:, None] + box_area(b)[None] - overlap
+    return overlap / union.clamp(min=eps)
+
+
+def box_iof(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
+    """Intersection over the area of the first box (foreground), for ignore regions: (N, 4), (M, 4) -> (N, M)."""
+    return _intersection(a[:, None], b[None]) / box_area(a)[:, None].clamp(min=eps)
+
+
+def paired_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """IoU and union of matching rows: (N, 4), (N, 4) -> (N,), (N,)."""
+    overlap = _intersection(a, b)
+    union = (box_area(a) + box_area(b) - overlap).clamp(min=eps)
+    return overlap / union, union
+
+
+def enclosing_box(a: Tensor, b: Tensor) -> Tensor:
+    """Smallest box around each pair of rows: (N, 4), (N, 4) -> (N, 4)."""
+    return torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1)
+
+
+def clip_boxes(boxes: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) cut to an image of ``shape`` (height, width): x in [0, w], y in [0, h]."""
+    height, width = shape
+    limit = boxes.new_tensor([width, height, width, height])
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def boxes_to_rois(boxes: list[Tensor]) -> Tensor:
+    """Boxes of each image, B x (r_i, 4) -> (sum r_i, 5) rows of image index, x1, y1, x2, y2; images in order."""
+    index = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
+    return torch.cat([index, torch.cat([b[:, :4] for b in boxes])], dim=1)
