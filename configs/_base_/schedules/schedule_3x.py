@@ -1,0 +1,16 @@
+# 36 passes over the images: 12 epochs of a data set that repeats itself three times.
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+# The rate for 16 images per step (8 GPUs x 2); `tools/train.py --auto-scale-lr` adapts it.
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=0.0001),
+)
+auto_scale_lr = dict(enable=False, base_batch_size=16)
+
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[9, 11], gamma=0.1),
+]

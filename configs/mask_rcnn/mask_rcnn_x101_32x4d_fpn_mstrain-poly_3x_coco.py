@@ -1,0 +1,17 @@
+# bash tools/dist_train.sh configs/mask_rcnn/mask_rcnn_x101_32x4d_fpn_mstrain-poly_3x_coco.py 8
+# Published with mmdetection 2.x: box AP 43.6, mask AP 39.0 on val2017; 7.3 GB per GPU in training.
+_base_ = [
+    '../_base_/models/mask_rcnn_r50_fpn.py',
+    '../_base_/datasets/coco_instance_mstrain_poly_3x.py',
+    '../_base_/schedules/schedule_3x.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='ResNeXt',
+        depth=101,
+        groups=32,
+        base_width=4,
+        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnext101_32x4d'),
+    ),
+)
