@@ -1,6 +1,7 @@
 """Errors that are the user's to fix, and how a command-line tool reports them.
 
-Every message is one line that names what was found, what was expected and the file, key or value to change.
+Every message is one line that names what was found, what was expected and the file, key or value to
+change.
 """
 
 import sys
@@ -20,7 +21,9 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be read, or does not belong to the model; the message names the file."""
+    """A checkpoint that cannot be read, or does not belong to the model; the message names the
+    file.
+    """
 
 
 def run_cli(main: Callable[[], object]) -> None:

@@ -1,7 +1,7 @@
 """Compiled operators: NMS and RoIAlign (deformable convolutions are mmcv layers built by name).
 
-mmcv's compiled operators are used where they are there; torchvision's stand in for an mmcv that was built without them.
-With neither, importing works and the first use says which command repairs it.
+mmcv's compiled operators are used where they are there; torchvision's stand in for an mmcv that was
+built without them. With neither, importing works and the first use says which command repairs it.
 """
 
 import functools
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 _FIX = (
-    'mmcv has no compiled operators (mmcv._ext is missing): it was built in isolation or with MMCV_WITH_OPS=0. '
-    'Run `make install` (or `python tools/install.py`), which builds them against the installed torch'
+    'mmcv has no compiled operators (mmcv._ext is missing): it was built in isolation or with '
+    'MMCV_WITH_OPS=0. Run `make install` (or `python tools/install.py`), which builds them against '
+    'the installed torch'
 )
 
 
@@ -21,14 +22,17 @@ def backend() -> str:
     """Which library provides the operators: 'mmcv' or 'torchvision'.
 
     Raises:
-        RuntimeError: neither has them; the message names the command that builds them and the first failure.
+        RuntimeError: neither has them; the message names the command that builds them and the first
+            failure.
     """
     reasons = []
     for name, probe in (('mmcv', 'mmcv._ext'), ('torchvision', 'torchvision.ops')):
         try:
             importlib.import_module(probe)
             return name
-        except Exception as error:  # a broken binary raises OSError, RuntimeError, ...: all mean "not usable"
+        except (
+            Exception
+        ) as error:  # a broken binary raises OSError, RuntimeError, ...: all mean "not usable"
             reasons.append(f'{probe}: {error}')
     raise RuntimeError(f'{_FIX} ({"; ".join(reasons)}).')
 
@@ -58,7 +62,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
 def soft_nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, sigma: float, min_score: float, method: str
 ) -> tuple[Tensor, Tensor]:
-    """Soft-NMS (https://arxiv.org/abs/1704.04503): decayed scores (k,) and indices (k,), by descending score.
+    """Soft-NMS (https://arxiv.org/abs/1704.04503): decayed scores (k,) and indices (k,), by
+    descending score.
 
     mmcv runs it on the CPU; CUDA boxes are copied there and back.
     """
@@ -68,7 +73,9 @@ def soft_nms(
         raise RuntimeError(f'soft_nms needs mmcv: {_FIX}.')
     from mmcv.ops import soft_nms as mmcv_soft_nms
 
-    dets, keep = mmcv_soft_nms(boxes.float(), scores.float(), iou_threshold, sigma, min_score, method)
+    dets, keep = mmcv_soft_nms(
+        boxes.float(), scores.float(), iou_threshold, sigma, min_score, method
+    )
     return dets[:, 4].to(scores), keep.to(boxes.device)
 
 
@@ -77,8 +84,8 @@ def batched_nms(
 ) -> Tensor:
     """NMS inside each group: indices (k,) kept, by descending score over all groups.
 
-    One call serves every (image, level) or class: boxes of different groups are moved apart by more than the widest
-    coordinate, so they cannot overlap.
+    One call serves every (image, level) or class: boxes of different groups are moved apart by more
+    than the widest coordinate, so they cannot overlap.
 
     Args:
         boxes: (n, 4) xyxy; scores: (n,); groups: (n,) integer.
@@ -98,13 +105,15 @@ def roi_align(
     sampling_ratio: int = 0,
     aligned: bool = True,
 ) -> Tensor:
-    """RoIAlign (https://arxiv.org/abs/1703.06870): (B, C, H, W), (R, 5) -> (R, C, h, w), in the feature's dtype.
+    """RoIAlign (https://arxiv.org/abs/1703.06870): (B, C, H, W), (R, 5) -> (R, C, h, w), in the
+    feature's dtype.
 
     Args:
         rois: rows of image index, x1, y1, x2, y2 in input pixels.
         spatial_scale: feature cells per input pixel.
         sampling_ratio: samples per bin and axis; 0 takes ceil(roi size / output size).
-        aligned: shift by half a cell (the correct grid); False is the legacy grid with RoIs of at least one cell.
+        aligned: shift by half a cell (the correct grid); False is the legacy grid with RoIs of at
+            least one cell.
     """
     if backend() == 'mmcv':
         from mmcv.ops import roi_align as mmcv_roi_align
@@ -114,4 +123,6 @@ def roi_align(
         )
     from torchvision.ops import roi_align as tv_roi_align
 
-    return tv_roi_align(feature, rois.to(feature), output_size, spatial_scale, sampling_ratio, aligned)
+    return tv_roi_align(
+        feature, rois.to(feature), output_size, spatial_scale, sampling_ratio, aligned
+    )

@@ -1,7 +1,8 @@
 """The registries a config's ``type`` names are looked up in.
 
-Each is a child of mmengine's registry of the same kind, so that mmcv's and mmengine's components (BN, DCN, RandomResize,
-SGD, ...) are found through the parent. Only what a config names is registered.
+Each is a child of mmengine's registry of the same kind, so that mmcv's and mmengine's components
+(BN, DCN, RandomResize, SGD, ...) are found through the parent. Only what a config names is
+registered.
 """
 
 from mmengine.registry import DATA_SAMPLERS as _DATA_SAMPLERS
@@ -40,10 +41,13 @@ WEIGHT_INITIALIZERS = _child(_WEIGHT_INITIALIZERS, 'mmdet_r2.zoo')
 def init_scope() -> None:
     """Make ``mmdet_r2`` the scope in which unprefixed ``type`` names are looked up.
 
-    The Runner does this itself from ``default_scope``; code that builds components without a Runner (inference, tests)
-    calls it first, so that mmcv transforms which build ``Resize`` by name get ours.
+    The Runner does this itself from ``default_scope``; code that builds components without a Runner
+    (inference, tests) calls it first, so that mmcv transforms which build ``Resize`` by name get
+    ours.
     """
     current = DefaultScope.get_current_instance()
     if current is None or current.scope_name != SCOPE:
-        name = SCOPE if not DefaultScope.check_instance_created(SCOPE) else f'{SCOPE}-{id(object())}'
+        name = (
+            SCOPE if not DefaultScope.check_instance_created(SCOPE) else f'{SCOPE}-{id(object())}'
+        )
         DefaultScope.get_instance(name, scope_name=SCOPE)

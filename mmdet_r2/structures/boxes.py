@@ -10,16 +10,20 @@ def box_area(boxes: Tensor) -> Tensor:
 
 
 def _intersection(a: Tensor, b: Tensor) -> Tensor:
-    """Overlap area of broadcast boxes (..., 4), (..., 4) -> (...)."""
-    wh = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    return wh[..., 0] * wh[..., 1]
+    """Overlap area of broadcast boxes (..., 4), (..., 4) -> (...).
+
+    One coordinate at a time: the last axis stays long, which is what vectorises on every device.
+    """
+    width = torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])
+    height = torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])
+    return width.clamp(min=0) * height.clamp(min=0)
 
 
 def box_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     """Intersection over union of every pair: (N, 4) and (M, 4) -> (N, M) in [0, 1].
 
-    Boxes without area give 0, never NaN: the union is at least ``eps``, as in mmdetection's ``bbox_overlaps``, which decides
-    ties between anchors and must therefore be the same arithmetic.
+    Boxes without area give 0, never NaN: the union is at least ``eps``. Same arithmetic in the same
+    order as mmdetection's ``bbox_overlaps``, because it decides ties between anchors.
     """
     overlap = _intersection(a[:, None], b[None])
     union = box_area(a)[:, None] + box_area(b)[None] - overlap
@@ -27,7 +31,9 @@ def box_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def box_iof(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
-    """Intersection over the area of the first box (foreground), for ignore regions: (N, 4), (M, 4) -> (N, M)."""
+    """Intersection over the area of the first box: (N, 4), (M, 4) -> (N, M); how much of ``a`` lies
+    in ``b``.
+    """
     return _intersection(a[:, None], b[None]) / box_area(a)[:, None].clamp(min=eps)
 
 
@@ -40,17 +46,27 @@ def paired_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]
 
 def enclosing_box(a: Tensor, b: Tensor) -> Tensor:
     """Smallest box around each pair of rows: (N, 4), (N, 4) -> (N, 4)."""
-    return torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1)
+    corners = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
+    return torch.cat(corners, dim=-1)
 
 
 def clip_boxes(boxes: Tensor, shape: tuple[int, int]) -> Tensor:
     """Boxes (..., 4) cut to an image of ``shape`` (height, width): x in [0, w], y in [0, h]."""
     height, width = shape
-    limit = boxes.new_tensor([width, height, width, height])
-    return torch.minimum(boxes.clamp(min=0), limit)
+    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+
+
+def box_limits(shapes: list[tuple[int, int]], like: Tensor) -> Tensor:
+    """Image shapes (height, width) -> (B, 4) rows of w, h, w, h in ``like``'s dtype and device, one
+    transfer.
+    """
+    rows = [[w, h, w, h] for h, w in shapes]
+    return torch.tensor(rows, dtype=like.dtype).to(like.device, non_blocking=True)
 
 
 def boxes_to_rois(boxes: list[Tensor]) -> Tensor:
-    """Boxes of each image, B x (r_i, 4) -> (sum r_i, 5) rows of image index, x1, y1, x2, y2; images in order."""
-    index = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
-    return torch.cat([index, torch.cat([b[:, :4] for b in boxes])], dim=1)
+    """Boxes of each image, B x (r_i, 4) -> (sum r_i, 5) rows of image index, x1, y1, x2, y2; images
+    in order.
+    """
+    index = [b.new_full((len(b), 1), i) for i, b in enumerate(boxes)]
+    return torch.cat([torch.cat(index), torch.cat([b[:, :4] for b in boxes])], dim=1)

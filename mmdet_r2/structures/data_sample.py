@@ -4,7 +4,9 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 
 def _field(name: str, kind: type, doc: str) -> property:
-    """A typed, deletable data field that mmengine's ``to()``, ``to_dict()`` and printing know about."""
+    """A typed, deletable data field that mmengine's ``to()``, ``to_dict()`` and printing know
+    about.
+    """
     private = '_' + name
 
     def get(self):
@@ -24,19 +26,22 @@ class DetDataSample(BaseDataElement):
 
     Instances (``mmengine.structures.InstanceData``):
 
-    * ``gt_instances``: ``bboxes`` (n, 4) float32 xyxy in pixels of the *resized* image, ``labels`` (n,) int64, ``masks``
-      :class:`~mmdet_r2.structures.masks.BitmapMasks` or ``PolygonMasks`` of the resized image.
+    * ``gt_instances``: ``bboxes`` (n, 4) float32 xyxy in pixels of the *resized* image, ``labels``
+      (n,) int64, ``masks`` :class:`~mmdet_r2.structures.masks.BitmapMasks` or ``PolygonMasks`` of
+      the resized image.
     * ``ignored_instances``: the same for crowds and other ignored regions.
-    * ``proposals``: ``bboxes`` (p, 4), ``scores`` (p,); resized image, or original image in what ``predict`` of a
-      proposal network returns.
-    * ``pred_instances``: ``bboxes`` (n, 4) float32 xyxy in pixels of the *original* image, ``scores`` (n,) descending,
-      ``labels`` (n,) int64, and ``masks`` (n, H, W) bool of the original size where the model has a mask head.
+    * ``proposals``: ``bboxes`` (p, 4), ``scores`` (p,); resized image, or original image in what
+      ``predict`` of a proposal network returns.
+    * ``pred_instances``: ``bboxes`` (n, 4) float32 xyxy in pixels of the *original* image,
+      ``scores`` (n,) descending, ``labels`` (n,) int64, and ``masks`` (n, H, W) bool of the
+      original size where the model has a mask head.
 
-    Maps (``PixelData``): ``gt_sem_seg``, ``pred_sem_seg``, ``gt_panoptic_seg``, ``pred_panoptic_seg``, each with ``sem_seg``
-    of shape (1, H, W).
+    Maps (``PixelData``): ``gt_sem_seg``, ``pred_sem_seg``, ``gt_panoptic_seg``,
+    ``pred_panoptic_seg``, each with ``sem_seg`` of shape (1, H, W).
 
-    Metainfo set by the pipeline: ``img_id img_path ori_shape img_shape scale_factor flip flip_direction``; shapes are
-    (height, width), ``scale_factor`` is (w, h). The preprocessor adds ``batch_input_shape`` and ``pad_shape``.
+    Metainfo set by the pipeline: ``img_id img_path ori_shape img_shape scale_factor flip
+    flip_direction``; shapes are (height, width), ``scale_factor`` is (w, h). The preprocessor adds
+    ``batch_input_shape`` and ``pad_shape``.
     """
 
     gt_instances = _field('gt_instances', InstanceData, 'Ground truth, resized image.')
@@ -46,4 +51,6 @@ class DetDataSample(BaseDataElement):
     gt_sem_seg = _field('gt_sem_seg', PixelData, 'Semantic labels, resized image.')
     pred_sem_seg = _field('pred_sem_seg', PixelData, 'Predicted semantic labels, original image.')
     gt_panoptic_seg = _field('gt_panoptic_seg', PixelData, 'Panoptic labels, resized image.')
-    pred_panoptic_seg = _field('pred_panoptic_seg', PixelData, 'Predicted panoptic labels, original image.')
+    pred_panoptic_seg = _field(
+        'pred_panoptic_seg', PixelData, 'Predicted panoptic labels, original image.'
+    )

@@ -1,0 +1,5 @@
+"""Networks, from the image batch to losses and detections."""
+
+from . import backbones, detectors, fpn, losses, matching, preprocessor, roi, rpn
+
+__all__ = ['backbones', 'detectors', 'fpn', 'losses', 'matching', 'preprocessor', 'roi', 'rpn']

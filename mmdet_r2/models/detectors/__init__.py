@@ -1,0 +1,5 @@
+"""Whole detectors."""
+
+from .two_stage import TwoStageDetector
+
+__all__ = ['TwoStageDetector']

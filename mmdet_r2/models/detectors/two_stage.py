@@ -1,0 +1,173 @@
+"""Two-stage detectors: features, proposals, RoIs.
+
+Faster, Mask, Cascade R-CNN and HTC differ in the RoI head they are handed; Fast R-CNN takes its
+proposals from the data, and an RPN alone has no RoI head. They are names of one class.
+"""
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmdet_r2.models.postprocess import rescale_boxes
+from mmdet_r2.models.rpn import Proposals, ProposalSelector
+from mmdet_r2.models.targets import Targets, img_shapes
+from mmdet_r2.registry import MODELS
+from mmdet_r2.structures import DetDataSample
+
+
+@MODELS.register_module(
+    name=[
+        'TwoStageDetector',
+        'FasterRCNN',
+        'MaskRCNN',
+        'CascadeRCNN',
+        'HybridTaskCascade',
+        'FastRCNN',
+        'RPN',
+    ]
+)
+class TwoStageDetector(BaseModel):
+    """Backbone, neck, RPN and RoI head behind mmengine's ``forward(inputs, data_samples, mode)``.
+
+    Args:
+        rpn_head: None: proposals come with the data samples (``LoadProposals``).
+        roi_head: None: the proposals are the result.
+        train_cfg: ``rpn``, ``rpn_proposal`` (fields of :class:`ProposalSelector`; ``test_cfg.rpn``
+            when absent), ``rcnn``.
+        test_cfg: ``rpn``, ``rcnn``.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict | None = None,
+        rpn_head: dict | None = None,
+        roi_head: dict | None = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        if rpn_head is None and roi_head is None:
+            raise ValueError('model needs an rpn_head, a roi_head, or both')
+        train_cfg, test_cfg = train_cfg or {}, test_cfg or {}
+        self.backbone = MODELS.build(backbone)
+        self.neck = MODELS.build(neck) if neck is not None else None
+        self.rpn_head = self.roi_head = None
+        if rpn_head is not None:
+            configs = dict(train_cfg=train_cfg.get('rpn'), test_cfg=test_cfg.get('rpn'))
+            self.rpn_head = MODELS.build({**rpn_head, 'num_classes': 1, **configs})
+        if roi_head is not None:
+            configs = dict(train_cfg=train_cfg.get('rcnn'), test_cfg=test_cfg.get('rcnn'))
+            self.roi_head = MODELS.build({**roi_head, **configs})
+        proposals = train_cfg.get('rpn_proposal', test_cfg.get('rpn'))
+        self._train_selector = ProposalSelector(**proposals) if proposals is not None else None
+
+    @property
+    def with_mask(self) -> bool:
+        """Whether predictions have masks."""
+        return self.roi_head is not None and self.roi_head.with_mask
+
+    def forward(
+        self, inputs: Tensor, data_samples: list[DetDataSample] | None = None, mode: str = 'tensor'
+    ) -> dict[str, Tensor] | list[DetDataSample] | tuple:
+        """Losses (``mode='loss'``), data samples with predictions ('predict'), or raw outputs
+        ('tensor').
+
+        Args:
+            inputs: (B, 3, H, W) normalised images, as the data preprocessor makes them.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        if mode == 'tensor':
+            return self._raw(inputs, data_samples)
+        raise ValueError(f"mode={mode!r}: expected 'loss', 'predict' or 'tensor'")
+
+    def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Pyramid levels, finest first: (B, 3, H, W) -> L x (B, C, H/s, W/s)."""
+        feats = self.backbone(inputs)
+        return self.neck(feats) if self.neck is not None else feats
+
+    def loss(self, inputs: Tensor, data_samples: list[DetDataSample]) -> dict[str, Tensor]:
+        """Training losses of the batch, by mmdetection's names."""
+        targets = Targets.from_samples(data_samples)
+        feats = self.extract_feat(inputs)
+        losses, proposals = self._rpn_loss(feats, targets, data_samples)
+        if self.roi_head is not None:
+            losses |= self.roi_head.loss(feats, proposals, targets)
+        return losses
+
+    def _rpn_loss(
+        self, feats: tuple[Tensor, ...], targets: Targets, samples: list[DetDataSample]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """RPN losses and proposals B x (p, 4)."""
+        if self.rpn_head is None:
+            return {}, _given_proposals(samples).boxes
+        if self.roi_head is None:
+            return self.rpn_head.loss(feats, targets), []
+        if self._train_selector is None:
+            raise ValueError(
+                'train_cfg.rpn_proposal is not set: it says how many proposals to train on'
+            )
+        losses, proposals = self.rpn_head.loss_and_propose(feats, targets, self._train_selector)
+        return losses, proposals.boxes
+
+    @torch.no_grad()
+    def predict(
+        self, inputs: Tensor, data_samples: list[DetDataSample], rescale: bool = True
+    ) -> list[DetDataSample]:
+        """The data samples with ``pred_instances``, in original-image pixels with ``rescale``."""
+        feats = self.extract_feat(inputs)
+        if self.rpn_head is not None:
+            proposals = self.rpn_head.predict(feats, img_shapes(data_samples))
+        else:
+            proposals = _given_proposals(data_samples)
+        if self.roi_head is not None:
+            found = self.roi_head.predict(feats, proposals.boxes, data_samples, rescale)
+            results = [d.to_instances() for d in found]
+        else:
+            boxes = rescale_boxes(proposals.boxes, data_samples) if rescale else proposals.boxes
+            results = [
+                InstanceData(bboxes=b, scores=s, labels=torch.zeros_like(s, dtype=torch.long))
+                for b, s in zip(boxes, proposals.scores, strict=True)
+            ]
+        for sample, result in zip(data_samples, results, strict=True):
+            sample.pred_instances = result
+        return data_samples
+
+    def _raw(self, inputs: Tensor, data_samples: list[DetDataSample] | None) -> tuple:
+        """Network outputs without selection: proposals' boxes, then the RoI head's outputs on them."""
+        feats = self.extract_feat(inputs)
+        if self.rpn_head is not None:
+            shapes = (
+                img_shapes(data_samples)
+                if data_samples
+                else [tuple(inputs.shape[-2:])] * len(inputs)
+            )
+            boxes = self.rpn_head.predict(feats, shapes).boxes
+        elif data_samples:
+            boxes = _given_proposals(data_samples).boxes
+        else:
+            raise ValueError(
+                "mode='tensor' of a detector without RPN needs data samples with proposals"
+            )
+        return (boxes,) if self.roi_head is None else (boxes, *self.roi_head(feats, boxes))
+
+
+def _given_proposals(samples: list[DetDataSample]) -> Proposals:
+    """Proposals that came with the data."""
+    for sample in samples:
+        if 'proposals' not in sample:
+            raise ValueError(
+                f'{sample.metainfo.get("img_path", "sample")} has no proposals: a detector without rpn_head needs '
+                'LoadProposals in its pipeline'
+            )
+    given = [s.proposals for s in samples]
+    boxes = [p.bboxes for p in given]
+    return Proposals(
+        boxes, [p.get('scores', b.new_zeros(len(b))) for p, b in zip(given, boxes, strict=True)]
+    )

@@ -1,0 +1,16 @@
+"""Losses: ``loss(pred, target, weight=None, avg_factor=None)``, with one reduction for all of them."""
+
+from .cross_entropy import CrossEntropyLoss, accuracy
+from .iou import BoundedIoULoss, CIoULoss, GIoULoss, IoULoss
+from .regression import L1Loss, SmoothL1Loss
+
+__all__ = [
+    'BoundedIoULoss',
+    'CIoULoss',
+    'CrossEntropyLoss',
+    'GIoULoss',
+    'IoULoss',
+    'L1Loss',
+    'SmoothL1Loss',
+    'accuracy',
+]

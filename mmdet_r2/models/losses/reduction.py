@@ -1,0 +1,35 @@
+"""The one way a loss is weighted and averaged."""
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ('none', 'mean', 'sum')
+
+
+def check_reduction(reduction: str) -> str:
+    """``reduction`` itself, or ValueError naming the choices."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f'reduction={reduction!r}: expected one of {", ".join(REDUCTIONS)}')
+    return reduction
+
+
+def reduce_loss(
+    loss: Tensor, weight: Tensor | None, reduction: str, avg_factor: Tensor | float | None
+) -> Tensor:
+    """Elementwise ``loss`` times ``weight``, reduced.
+
+    With ``avg_factor`` the 'mean' is the sum divided by it, whatever the number of elements: that
+    is how the detectors normalise by sampled boxes. The machine epsilon in the divisor is
+    mmdetection's, and keeps an empty batch finite.
+    """
+    if weight is not None:
+        loss = loss * weight
+    if reduction == 'none':
+        return loss
+    if reduction == 'sum':
+        if avg_factor is not None:
+            raise ValueError('avg_factor cannot be combined with reduction="sum"')
+        return loss.sum()
+    if avg_factor is None:
+        return loss.mean()
+    return loss.sum() / (avg_factor + torch.finfo(torch.float32).eps)

@@ -1,0 +1,19 @@
+"""Which box belongs to which object: assigners, samplers and the box coder, used by RPN and RoI
+heads alike.
+"""
+
+from .assigner import BACKGROUND, IGNORED, Match, MaxIoUAssigner
+from .coder import DeltaXYWHBBoxCoder
+from .samplers import OHEMSampler, PseudoSampler, RandomSampler, Sample
+
+__all__ = [
+    'BACKGROUND',
+    'IGNORED',
+    'DeltaXYWHBBoxCoder',
+    'Match',
+    'MaxIoUAssigner',
+    'OHEMSampler',
+    'PseudoSampler',
+    'RandomSampler',
+    'Sample',
+]

@@ -1,0 +1,118 @@
+"""Choose which assigned boxes take part in the loss."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmdet_r2.models.matching.assigner import BACKGROUND, Match
+from mmdet_r2.registry import TASK_UTILS
+
+
+@dataclass
+class Sample:
+    """The chosen boxes of one image: positives first, then negatives.
+
+    ``index`` (r,) int64 into the candidates, ``gt_index`` (r,) int64 (``BACKGROUND`` for
+    negatives), ``num_pos`` int.
+    """
+
+    index: Tensor
+    gt_index: Tensor
+    num_pos: int
+
+    @property
+    def avg_factor(self) -> int:
+        """Number of chosen boxes; positives and negatives count at least one each, as in
+        mmdetection.
+        """
+        return max(self.num_pos, 1) + max(len(self.index) - self.num_pos, 1)
+
+
+@TASK_UTILS.register_module()
+class RandomSampler:
+    """Up to ``num`` boxes at random, at most ``pos_fraction`` of them positive.
+
+    The random numbers are drawn as mmdetection draws them (one CPU ``randperm`` for the positives
+    when there are too many, then one for the negatives, image by image), so a seeded step picks the
+    same boxes.
+
+    Args:
+        neg_pos_ub: at most this many negatives per positive; negative: no bound.
+        add_gt_as_proposals: the objects themselves join the candidates, in front (RoI heads).
+    """
+
+    needs_loss = False
+
+    def __init__(
+        self,
+        num: int,
+        pos_fraction: float,
+        neg_pos_ub: float = -1,
+        add_gt_as_proposals: bool = True,
+    ) -> None:
+        self.num = num
+        self.pos_fraction = pos_fraction
+        self.neg_pos_ub = neg_pos_ub
+        self.add_gt_as_proposals = add_gt_as_proposals
+
+    def sample(self, match: Match, loss: Tensor | None = None) -> Sample:
+        """Choose from one image's candidates; ``loss`` (P,) ranks them where ``needs_loss`` is set."""
+        pos = self._choose(
+            (match.gt_index >= 0).nonzero()[:, 0], int(self.num * self.pos_fraction), loss
+        )
+        budget = self.num - len(pos)
+        if self.neg_pos_ub >= 0:
+            budget = min(budget, int(self.neg_pos_ub * max(1, len(pos))))
+        neg = self._choose((match.gt_index == BACKGROUND).nonzero()[:, 0], budget, loss)
+        index = torch.cat([pos, neg])
+        return Sample(index, match.gt_index[index], len(pos))
+
+    def _choose(self, candidates: Tensor, num: int, loss: Tensor | None) -> Tensor:
+        """``num`` of the candidates, ascending; all of them when there are no more."""
+        if len(candidates) <= num:
+            return candidates
+        picked = torch.randperm(len(candidates))[:num].to(candidates.device)
+        return candidates[picked].sort().values
+
+
+@TASK_UTILS.register_module()
+class OHEMSampler(RandomSampler):
+    """The boxes of highest classification loss instead of random ones
+    (https://arxiv.org/abs/1604.03540).
+    """
+
+    needs_loss = True
+
+    def __init__(
+        self,
+        num: int,
+        pos_fraction: float,
+        neg_pos_ub: float = -1,
+        add_gt_as_proposals: bool = True,
+        loss_key: str = 'loss_cls',
+    ) -> None:
+        super().__init__(num, pos_fraction, neg_pos_ub, add_gt_as_proposals)
+        if loss_key != 'loss_cls':
+            raise ValueError(f'OHEMSampler loss_key={loss_key!r}: only loss_cls is known')
+
+    def _choose(self, candidates: Tensor, num: int, loss: Tensor | None) -> Tensor:
+        assert loss is not None, 'the RoI head hands over the loss where needs_loss is set'
+        if len(candidates) <= num:
+            return candidates
+        return candidates[loss[candidates].topk(num).indices].sort().values
+
+
+@TASK_UTILS.register_module()
+class PseudoSampler:
+    """Every positive and every negative, and nothing added."""
+
+    needs_loss = False
+    add_gt_as_proposals = False
+
+    def sample(self, match: Match, loss: Tensor | None = None) -> Sample:
+        """All of one image's candidates that are not ignored."""
+        pos = (match.gt_index >= 0).nonzero()[:, 0]
+        neg = (match.gt_index == BACKGROUND).nonzero()[:, 0]
+        index = torch.cat([pos, neg])
+        return Sample(index, match.gt_index[index], len(pos))
