@@ -1,0 +1,12 @@
+"""From files on the disk to batches of :class:`~mmdet_r2.structures.DetDataSample`.
+
+mmengine's ConcatDataset, RepeatDataset, ClassBalancedDataset and DefaultSampler are found through
+the registry.
+"""
+
+from . import transforms
+from .coco import CocoDataset
+from .metainfo import COCO_METAINFO
+from .samplers import AspectRatioBatchSampler
+
+__all__ = ['CocoDataset', 'AspectRatioBatchSampler', 'COCO_METAINFO', 'transforms']

@@ -1,0 +1,548 @@
+"""Images with instances in COCO's JSON format (https://cocodataset.org/#format-data)."""
+
+import contextlib
+import difflib
+import gc
+import json
+import logging
+import math
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import cv2
+import torch
+from mmengine import fileio
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+from mmengine.registry import DefaultScope
+from torch.utils.data import get_worker_info
+
+from mmdet_r2.datasets.metainfo import COCO_METAINFO, palette_for
+from mmdet_r2.datasets.transforms import LoadImageFromFile, UnreadableImageError
+from mmdet_r2.datasets.transforms.loading import usable_mask
+from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.registry import DATASETS, SCOPE
+
+# What makes an annotation unusable, in the words of the report.
+_ZERO_SIZE = 'zero-size boxes'
+_NOT_FINITE = 'NaN or infinite numbers'
+_OUTSIDE = 'outside the image'
+_MALFORMED = 'without a box of four numbers or a known category'
+
+
+@DATASETS.register_module()
+class CocoDataset(BaseDataset):
+    """Images and instances of one COCO annotation file, with mmdetection 3.x's rules.
+
+    **Classes are mapped by name**: label i is ``metainfo['classes'][i]``, in whatever order and
+    with whatever ids the file lists its categories. A class that the file does not have is an error
+    (``allow_missing_classes`` accepts it: it keeps its label and has no instances); categories of
+    the file that are not among the classes are left out.
+
+    **Annotations**: ``ignore`` set, area <= 0, a side below one pixel, or no overlap with the
+    image: skipped. ``iscrowd`` becomes ``ignore_flag``. Boxes that stick out of the image are kept
+    as they are (``Resize`` clips them). Numbers that are not finite and annotations without a box
+    are skipped too. What was skipped is counted and printed once, with the first ids.
+
+    **Images** (training only): ``filter_cfg.filter_empty_gt`` drops those without an instance (a
+    crowd counts as one), ``filter_cfg.min_size`` those whose shorter side is below it. mmdetection
+    keeps images whose annotations are all invalid; they would teach that nothing is there.
+
+    **Unreadable images**: training replaces one by another, random image, reports each file once
+    and stops when there are more than ``max_unreadable``. With ``test_mode`` the first is an error,
+    since a result without it would be wrong.
+
+    Args:
+        ann_file: the JSON file; relative to ``data_root``.
+        metainfo: ``classes`` (tuple of names, or a text file with one per line) and ``palette``;
+            default COCO's 80 classes. Without a palette one is made.
+        data_root: folder that ``ann_file`` and ``data_prefix`` are relative to.
+        data_prefix: ``img``: folder of the images; ``seg``: folder of the semantic maps.
+        filter_cfg: ``filter_empty_gt`` (bool, default False) and ``min_size`` (pixels, default 0).
+        indices: use only the first (or, negative, last) this many images, or these.
+        serialize_data: keep annotations as bytes that worker processes share.
+        pipeline: transforms.
+        test_mode: evaluation: keep every image, tolerate no unreadable one, need no annotations.
+        lazy_init: read the annotation file on first use.
+        max_refetch: how often in a row another image is tried where a transform returns None.
+        seg_map_suffix: of the semantic maps, whose other name is the image's.
+        backend_args: where to read the annotation file from, as mmengine's file back-ends take it.
+        allow_missing_classes: accept classes that the file has no category for.
+        max_unreadable: files, or a fraction of the images if a float. None: 10, or 0.1 % of the
+            images where that is more; for fewer than 100 images a tenth of them, at least one.
+
+    Raises:
+        DataError: the file, a key in it, or a folder is not what it should be.
+        ConfigError: ``classes`` is not a list of different names, or an unknown filter is set.
+    """
+
+    METAINFO: dict = COCO_METAINFO
+
+    def __init__(
+        self,
+        ann_file: str = '',
+        metainfo: Mapping | None = None,
+        data_root: str | None = '',
+        data_prefix: Mapping[str, str] = dict(img=''),
+        filter_cfg: Mapping | None = None,
+        indices: int | Sequence[int] | None = None,
+        serialize_data: bool = True,
+        pipeline: Sequence[dict | Callable] = (),
+        test_mode: bool = False,
+        lazy_init: bool = False,
+        max_refetch: int = 1000,
+        seg_map_suffix: str = '.png',
+        backend_args: dict | None = None,
+        allow_missing_classes: bool = False,
+        max_unreadable: int | float | None = None,
+    ) -> None:
+        self.seg_map_suffix = seg_map_suffix
+        self.backend_args = backend_args
+        self.allow_missing_classes = allow_missing_classes
+        self.max_unreadable = max_unreadable
+        self.cat_ids: list[int | None] = []  # category id of each label, None: not in the file
+        self.cat2label: dict[int, int] = {}
+        if unknown := set(filter_cfg or ()) - {'filter_empty_gt', 'min_size'}:
+            raise ConfigError(
+                f'filter_cfg has the unknown key {min(unknown)!r}, '
+                f'expected filter_empty_gt or min_size'
+            )
+        if 'img' not in data_prefix:
+            raise ConfigError(f"data_prefix is {dict(data_prefix)}, expected dict(img='...')")
+        # The transforms are ours whatever the default scope is (none without a Runner), and so is
+        # the Resize that mmcv's RandomResize builds by name.
+        with DefaultScope.overwrite_default_scope(SCOPE):
+            super().__init__(
+                ann_file=ann_file,
+                metainfo=metainfo,
+                data_root=data_root,
+                data_prefix=dict(data_prefix),
+                filter_cfg=filter_cfg,
+                indices=indices,
+                serialize_data=serialize_data,
+                pipeline=list(pipeline),
+                test_mode=test_mode,
+                lazy_init=lazy_init,
+                max_refetch=max_refetch,
+            )
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
+        loaded = super()._load_metainfo(metainfo)
+        given = set(metainfo or ())
+        loaded['classes'] = _checked_classes(loaded['classes'])
+        if 'classes' in given and 'palette' not in given:
+            loaded['palette'] = palette_for(loaded['classes'])
+        return loaded
+
+    # ---------------------------------------------------------------- reading the annotation file
+
+    def full_init(self) -> None:
+        """Read the annotation file, filter, and keep what is left as bytes; once."""
+        if self._fully_initialized:
+            return
+        super().full_init()
+        self._reset_unreadable()
+        self._check_image_folder()
+
+    def load_data_list(self) -> list[dict]:
+        """One dict per image of the file: path, id, size and ``instances``."""
+        with _no_garbage_collection():
+            content = self._read_json()
+            self._map_classes(content['categories'])
+            annotations = self._annotations_by_image(content.pop('annotations', []))
+            self._tally = _Tally()
+            data_list = [
+                self._parse_image(image, annotations.pop(image['id'], ()))
+                for image in self._checked_images(content.pop('images'))
+            ]
+        self._tally.of_no_image = sum(len(rest) for rest in annotations.values())
+        return data_list
+
+    def _read_json(self) -> dict:
+        path = self.ann_file
+        if not path:
+            raise DataError('CocoDataset needs ann_file')
+        root = self.data_root
+        if root and _is_local(root, self.backend_args) and not os.path.isdir(root):
+            raise DataError(f'data_root {root} does not exist (seen from {os.getcwd()})')
+        try:
+            text = fileio.get(path, backend_args=self.backend_args)
+        except OSError as error:
+            raise DataError(
+                f'cannot read annotation file {path} (data_root + ann_file, seen from '
+                f'{os.getcwd()}): {error.strerror or error}'
+            ) from None
+        try:
+            content = json.loads(text)
+        except ValueError as error:  # also bytes that are not text
+            raise DataError(f'annotation file {path} is not valid JSON: {error}') from None
+        needed = ['images', 'categories'] + ([] if self.test_mode else ['annotations'])
+        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        for key in needed:
+            if not isinstance(content, dict) or not isinstance(content.get(key), list):
+                raise DataError(
+                    f'annotation file {path} is not in COCO format: expected an object with lists '
+                    f'images, annotations and categories, found {found}, no list {key!r}'
+                )
+        return content
+
+    def _map_classes(self, categories: list[dict]) -> None:
+        """Fill ``cat_ids`` and ``cat2label`` by name; differences are errors."""
+        ids: dict[str, int] = {}
+        for category in categories:
+            if not isinstance(category, dict) or not {'id', 'name'} <= category.keys():
+                raise DataError(f'{self.ann_file}: category {category} has no id or no name')
+            if category['name'] in ids:
+                raise DataError(
+                    f'{self.ann_file}: two categories are named {category["name"]!r} '
+                    f'(ids {ids[category["name"]]} and {category["id"]})'
+                )
+            ids[category['name']] = category['id']
+        if len(set(ids.values())) < len(ids):
+            raise DataError(f'{self.ann_file}: category ids are not unique')
+        classes = self._metainfo['classes']
+        missing = [name for name in classes if name not in ids]
+        if len(missing) == len(classes):
+            raise DataError(
+                f"{self.ann_file}: none of its categories is among the config's classes; "
+                f'metainfo.classes: {_listing(classes)}; categories: {_listing(ids)}'
+            )
+        if missing and not self.allow_missing_classes:
+            hints = [f'{name!r}{_nearest(name, ids, classes)}' for name in missing[:10]]
+            more = f' and {len(missing) - 10} more' if len(missing) > 10 else ''
+            raise DataError(
+                f'{self.ann_file} has no category for {len(missing)} of the {len(classes)} names '
+                f'in metainfo.classes: {", ".join(hints)}{more}; correct the names, or set '
+                f'allow_missing_classes=True in the dataset'
+            )
+        self.cat_ids = [ids.get(name) for name in classes]
+        self.cat2label = {ids[name]: i for i, name in enumerate(classes) if name in ids}
+        self._other_cat_ids = set(ids.values()) - set(self.cat2label)
+
+    def _annotations_by_image(self, annotations: list[dict]) -> dict[int, list[dict]]:
+        by_image: dict[int, list[dict]] = defaultdict(list)
+        seen = set()
+        for annotation in annotations:
+            if not isinstance(annotation, dict) or 'image_id' not in annotation:
+                raise DataError(f'{self.ann_file}: annotation without image_id: {annotation}'[:300])
+            by_image[annotation['image_id']].append(annotation)
+            number = annotation.get('id')
+            if number is not None:
+                if number in seen:
+                    raise DataError(
+                        f'{self.ann_file}: annotation id {number} occurs twice; '
+                        f'evaluation would keep only one of the two'
+                    )
+                seen.add(number)
+        return by_image
+
+    def _checked_images(self, images: list[dict]) -> Iterator[dict]:
+        seen = set()
+        for image in images:
+            missing = {'id', 'file_name', 'width', 'height'} - set(image)
+            if missing:
+                raise DataError(
+                    f'{self.ann_file}: image {image.get("file_name", image.get("id"))} has no '
+                    f'{" and no ".join(sorted(missing))}'
+                )
+            if image['id'] in seen:
+                raise DataError(f'{self.ann_file}: image id {image["id"]} occurs twice')
+            for side in (image['width'], image['height']):
+                if not isinstance(side, (int, float)) or side != side // 1 or side <= 0:
+                    raise DataError(
+                        f'{self.ann_file}: image {image["file_name"]} has the size '
+                        f'{image["width"]} x {image["height"]}, expected two positive integers'
+                    )
+            seen.add(image['id'])
+            yield image
+
+    def _parse_image(self, image: dict, annotations: Sequence[dict]) -> dict:
+        name = image['file_name']
+        seg_map_path = None
+        if self.data_prefix.get('seg'):
+            stem = name.rsplit('.', 1)[0]
+            seg_map_path = os.path.join(self.data_prefix['seg'], stem + self.seg_map_suffix)
+        instances = []
+        for annotation in annotations:
+            instance = self._parse_annotation(annotation, image['width'], image['height'])
+            if instance is not None:
+                instances.append(instance)
+        return dict(
+            img_path=os.path.join(self.data_prefix['img'], name),
+            img_id=image['id'],
+            seg_map_path=seg_map_path,
+            height=int(image['height']),
+            width=int(image['width']),
+            instances=instances,
+        )
+
+    def _parse_annotation(self, annotation: dict, width: int, height: int) -> dict | None:
+        """An instance, or None for an annotation to skip, counted if it is invalid."""
+        tally, number = self._tally, annotation.get('id')
+        category = annotation.get('category_id')
+        label = self.cat2label.get(category)
+        if annotation.get('ignore', False) or category in self._other_cat_ids:
+            return None
+        box = annotation.get('bbox')
+        if label is None or not _four_numbers(box):
+            return tally.invalid(_MALFORMED, number)
+        x, y, w, h = box
+        area = annotation.get('area', w * h)
+        if not all(map(math.isfinite, box)) or not math.isfinite(area):
+            return tally.invalid(_NOT_FINITE, number)
+        if area <= 0 or w < 1 or h < 1:
+            return tally.invalid(_ZERO_SIZE, number)
+        if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
+            return tally.invalid(_OUTSIDE, number)
+        instance = dict(
+            bbox=[x, y, x + w, y + h],
+            bbox_label=label,
+            ignore_flag=1 if annotation.get('iscrowd', False) else 0,
+        )
+        if mask := annotation.get('segmentation'):
+            instance['mask'] = mask
+            if not _plausible_mask(mask) and usable_mask(mask, height, width) is None:
+                tally.bad_mask(number)
+        else:
+            tally.without_mask += 1
+        tally.crowds += instance['ignore_flag']
+        tally.per_class[label] += 1
+        return instance
+
+    def filter_data(self) -> list[dict]:
+        """The images to use, by ``filter_cfg``; prints what was found and what is left."""
+        config = dict(self.filter_cfg or {})
+        drop_empty = config.get('filter_empty_gt', False) and not self.test_mode
+        min_size = 0 if self.test_mode else config.get('min_size', 0)
+        kept, num_empty, num_small = [], 0, 0
+        for info in self.data_list:
+            small = min(info['width'], info['height']) < min_size
+            num_small += small
+            num_empty += not info['instances']
+            if not small and (info['instances'] or not drop_empty):
+                kept.append(info)
+        parts = [f'{len(self.data_list)} images']
+        if num_empty:
+            fate = 'dropped' if drop_empty else 'kept'
+            reason = f'filter_cfg.filter_empty_gt={config.get("filter_empty_gt", False)}'
+            parts.append(f'{num_empty} without objects: {fate} ({reason})')
+            if self.test_mode:
+                parts[-1] = f'{num_empty} without objects: kept (test_mode)'
+        if num_small:
+            parts.append(f'{num_small} with a side below {min_size}: dropped (filter_cfg.min_size)')
+        report = '; '.join([', '.join(parts), *self._tally.report()])
+        print_log(f'{self.ann_file}: {report}', logger='current')
+        if not self.test_mode:
+            absent = [
+                n for i, n in enumerate(self._metainfo['classes']) if not self._tally.per_class[i]
+            ]
+            if absent:
+                print_log(
+                    f'{self.ann_file}: no instance of {_listing(absent)}: '
+                    f'the model cannot learn {"it" if len(absent) == 1 else "them"}',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+        del self._tally
+        if not kept:
+            raise DataError(f'{self.ann_file}: no image left to use ({report})')
+        return kept
+
+    def _check_image_folder(self) -> None:
+        """A wrong image folder is found at the start, not by a worker after some minutes."""
+        reads_files = any(isinstance(t, LoadImageFromFile) for t in self.pipeline.transforms)
+        folder = self.data_prefix['img']
+        if not reads_files or not _is_local(folder, self.backend_args):
+            return
+        if folder and not os.path.isdir(folder):
+            raise DataError(
+                f'image folder {folder} does not exist (data_root + data_prefix.img, seen from '
+                f'{os.getcwd()})'
+            )
+        first = [self.get_data_info(i)['img_path'] for i in range(min(5, len(self)))]
+        if not any(os.path.exists(path) for path in first):
+            raise DataError(
+                f'{first[0]} does not exist, nor do the next {len(first) - 1} images of '
+                f'{self.ann_file}: data_prefix.img={folder!r} is probably the wrong folder'
+            )
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """Labels of the instances of one image, as ClassBalancedDataset wants them."""
+        return [instance['bbox_label'] for instance in self.get_data_info(idx)['instances']]
+
+    # ---------------------------------------------------------------- fetching, unreadable images
+
+    def get_subset_(self, indices: int | Sequence[int]) -> None:
+        """Keep only these images (mmengine's meaning of ``indices``)."""
+        super().get_subset_(indices)
+        self._reset_unreadable()
+
+    def get_subset(self, indices: int | Sequence[int]) -> 'CocoDataset':
+        """A copy with only these images (mmengine's meaning of ``indices``)."""
+        subset = super().get_subset(indices)
+        subset._reset_unreadable()
+        return subset
+
+    def _reset_unreadable(self) -> None:
+        # One byte per image, in memory that all worker processes share: an image is tried, reported
+        # and counted once, whichever worker meets it.
+        self._unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+
+    def prepare_data(self, idx: int) -> dict | None:
+        """The image after the pipeline; None for an unreadable one in training."""
+        if self.test_mode:
+            _no_threads_in_workers()
+            return super().prepare_data(idx)
+        if self._unreadable[idx]:
+            return None
+        try:
+            _no_threads_in_workers()
+            return super().prepare_data(idx)
+        except UnreadableImageError as error:
+            self._unreadable[idx] = 1
+            count, limit = int(self._unreadable.sum()), self._unreadable_limit()
+            if count > limit:
+                raise DataError(
+                    f'{error}; {count} of {len(self)} images of {self.ann_file} are unreadable so '
+                    f'far, more than the {limit} that max_unreadable allows'
+                ) from None
+            print_log(
+                f'{error}; another image takes its place (number {count} of at most {limit})',
+                logger='current',
+                level=logging.WARNING,
+            )
+            return None
+
+    def _unreadable_limit(self) -> int:
+        total, limit = len(self), self.max_unreadable
+        if limit is None:
+            limit = max(min(10, total // 10), total // 1000, 1)
+        elif isinstance(limit, float):
+            limit = int(limit * total)
+        return min(limit, total - 1)  # some image must be left to take the place
+
+
+class _Tally:
+    """Counts of what an annotation file contained, for the report."""
+
+    def __init__(self) -> None:
+        self.crowds = 0
+        self.without_mask = 0
+        self.of_no_image = 0
+        self.per_class: dict[int, int] = defaultdict(int)
+        self._kinds: dict[str, int] = defaultdict(int)
+        self._first: list[object] = []
+        self._bad_masks = 0
+        self._first_bad_masks: list[object] = []
+
+    def invalid(self, kind: str, number: object) -> None:
+        """Count an annotation that is skipped."""
+        self._kinds[kind] += 1
+        if len(self._first) < 5:
+            self._first.append(number)
+
+    def bad_mask(self, number: object) -> None:
+        """Count an annotation whose segmentation is of no use."""
+        self._bad_masks += 1
+        if len(self._first_bad_masks) < 5:
+            self._first_bad_masks.append(number)
+
+    def report(self) -> list[str]:
+        """Parts of the sentence."""
+        objects = sum(self.per_class.values())
+        parts = [f'{objects} objects, {self.crowds} of them crowds']
+        if self._kinds:
+            kinds = ', '.join(f'{count} {kind}' for kind, count in self._kinds.items())
+            total = sum(self._kinds.values())
+            parts.append(
+                f'{total} invalid annotations ({kinds}) skipped, ids {_ids(self._first, total)}'
+            )
+        if self._bad_masks:
+            parts.append(
+                f'{self._bad_masks} invalid segmentations (polygons < 3 points or not finite, run '
+                f'lengths of another size), ignored where masks are loaded, ids '
+                f'{_ids(self._first_bad_masks, self._bad_masks)}'
+            )
+        if 0 < self.without_mask < objects:  # none at all is a box data set
+            parts.append(
+                f'{self.without_mask} without segmentation, ignored where masks are loaded'
+            )
+        if self.of_no_image:
+            parts.append(f'{self.of_no_image} annotations of images that are not listed')
+        return parts
+
+
+def _ids(first: list[object], total: int) -> str:
+    return ', '.join(map(str, first)) + (', ...' if total > len(first) else '')
+
+
+def _listing(names: Sequence[str] | Mapping[str, int], most: int = 12) -> str:
+    """'a', 'b', ... and 5 more"""
+    names = list(names)
+    text = ', '.join(map(repr, names[:most]))
+    return text + (f' and {len(names) - most} more' if len(names) > most else '')
+
+
+def _nearest(name: str, found: Mapping[str, int], classes: Sequence[str]) -> str:
+    """' (did you mean ...?)' with the most similar category that is not a class itself."""
+    unused = {n.lower(): n for n in found if n not in classes}
+    match = difflib.get_close_matches(name.lower(), unused, n=1)
+    return f' (did you mean {unused[match[0]]!r}?)' if match else ''
+
+
+def _checked_classes(classes: object) -> tuple[str, ...]:
+    if isinstance(classes, str):
+        raise ConfigError(
+            f'metainfo.classes is the string {classes!r}, which is no file with one name per line '
+            f'either; for a single class write classes=({classes!r},)'
+        )
+    if not isinstance(classes, (list, tuple)) or not all(isinstance(c, str) for c in classes):
+        raise ConfigError(f'metainfo.classes is {classes!r}, expected a tuple of names')
+    if not classes:
+        raise ConfigError('metainfo.classes is empty')
+    twice = sorted({name for name in classes if classes.count(name) > 1})
+    if twice:
+        raise ConfigError(f'metainfo.classes has {_listing(twice)} more than once')
+    return tuple(classes)
+
+
+def _four_numbers(box: object) -> bool:
+    return (
+        isinstance(box, (list, tuple))
+        and len(box) == 4
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in box)
+    )
+
+
+def _plausible_mask(mask: object) -> bool:
+    """Quick yes for polygons that need no closer look: the first is fine, and sums are finite."""
+    if not isinstance(mask, list):
+        return False
+    try:
+        return len(mask[0]) >= 6 and len(mask[0]) % 2 == 0 and math.isfinite(sum(mask[0]))
+    except TypeError:
+        return False
+
+
+def _is_local(path: str, backend_args: Mapping | None) -> bool:
+    return '://' not in path and (backend_args or {}).get('backend', 'local') == 'local'
+
+
+def _no_threads_in_workers() -> None:
+    """OpenCV's thread pool does not survive a fork and would fight the other workers for cores."""
+    if get_worker_info() is not None and cv2.getNumThreads() > 1:
+        cv2.setNumThreads(0)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Millions of new lists make Python's cycle search take longer than reading the file."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

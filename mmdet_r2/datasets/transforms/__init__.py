@@ -1,0 +1,22 @@
+"""Transforms of one image and its ground truth, in the order a pipeline uses them.
+
+mmcv's RandomResize, RandomChoiceResize, RandomApply and the like are found through the registry.
+"""
+
+from .crop import RandomCrop
+from .formatting import PackDetInputs
+from .geometric import RandomFlip, Resize
+from .loading import FilterAnnotations, LoadAnnotations, LoadImageFromFile, UnreadableImageError
+from .photometric import PhotoMetricDistortion
+
+__all__ = [
+    'LoadImageFromFile',
+    'LoadAnnotations',
+    'FilterAnnotations',
+    'Resize',
+    'RandomFlip',
+    'RandomCrop',
+    'PhotoMetricDistortion',
+    'PackDetInputs',
+    'UnreadableImageError',
+]

@@ -1,0 +1,95 @@
+"""Resizing and flipping of images, boxes, masks and semantic maps together.
+
+mmcv's RandomResize and RandomChoiceResize choose a scale and leave the work to :class:`Resize`.
+"""
+
+import cv2
+import numpy as np
+from mmcv.transforms import RandomFlip as MMCVRandomFlip
+from mmcv.transforms import Resize as MMCVResize
+
+from mmdet_r2.registry import TRANSFORMS
+
+_CV2_FLIP = {'horizontal': 1, 'vertical': 0, 'diagonal': -1}
+
+
+def _tuple(value: object) -> object:
+    """Lists, which JSON and command lines give, as the tuples mmcv insists on."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+@TRANSFORMS.register_module()
+class Resize(MMCVResize):
+    """Resize ``img``, ``gt_bboxes``, ``gt_masks`` and ``gt_seg_map``; sets ``scale_factor`` (w, h).
+
+    With ``keep_ratio`` the image becomes as large as fits into ``scale``: its long side at most the
+    larger number, its short side at most the smaller one, each rounded by int(side * factor + 0.5).
+    ``scale_factor`` is the ratio of the rounded sizes, so the two axes differ slightly.
+
+    Args:
+        scale: (width, height) to reach, or one number for both.
+        scale_factor: factor of the size, used when ``scale`` is None.
+        keep_ratio: keep the aspect ratio.
+        clip_object_border: cut boxes to the image.
+        backend: 'cv2' or 'pillow'.
+        interpolation: of the image; masks and maps take the nearest pixel.
+    """
+
+    def __init__(
+        self,
+        scale: int | tuple[int, int] | None = None,
+        scale_factor: float | tuple[float, float] | None = None,
+        keep_ratio: bool = False,
+        clip_object_border: bool = True,
+        backend: str = 'cv2',
+        interpolation: str = 'bilinear',
+    ) -> None:
+        super().__init__(
+            scale=_tuple(scale),
+            scale_factor=_tuple(scale_factor),
+            keep_ratio=keep_ratio,
+            clip_object_border=clip_object_border,
+            backend=backend,
+            interpolation=interpolation,
+        )
+
+    def transform(self, results: dict) -> dict:
+        """``results`` with everything at the new size."""
+        results = super().transform(results)
+        if results.get('gt_masks') is not None:
+            results['gt_masks'] = results['gt_masks'].resize(results['img_shape'])
+        return results
+
+    def _resize_bboxes(self, results: dict) -> None:
+        if results.get('gt_bboxes') is None:
+            return
+        # In float32 throughout, as mmdetection's box tensors.
+        factor = np.tile(np.array(results['scale_factor'], dtype=np.float32), 2)
+        boxes = results['gt_bboxes'] * factor
+        if self.clip_object_border:
+            height, width = results['img_shape']
+            limit = np.array([width, height, width, height], dtype=np.float32)
+            np.clip(boxes, 0, limit, out=boxes)
+        results['gt_bboxes'] = boxes
+
+
+@TRANSFORMS.register_module()
+class RandomFlip(MMCVRandomFlip):
+    """Flip ``img``, ``gt_bboxes`` (x -> W - x), ``gt_masks`` and ``gt_seg_map`` with a probability.
+
+    Takes mmcv's arguments: ``prob`` and ``direction``, each a value or a list. Sets ``flip`` and
+    ``flip_direction`` (None where not flipped).
+    """
+
+    def _flip(self, results: dict) -> None:
+        direction = results['flip_direction']
+        # A real copy: packing a reversed view byte by byte costs more than flipping does.
+        results['img'] = cv2.flip(results['img'], _CV2_FLIP[direction])
+        shape = results['img'].shape[:2]
+        if results.get('gt_bboxes') is not None:
+            results['gt_bboxes'] = self._flip_bbox(results['gt_bboxes'], shape, direction)
+        if results.get('gt_masks') is not None:
+            results['gt_masks'] = results['gt_masks'].flip(direction)
+        if results.get('gt_seg_map') is not None:
+            results['gt_seg_map'] = self._flip_seg_map(results['gt_seg_map'], direction=direction)
+            results['swap_seg_labels'] = self.swap_seg_labels

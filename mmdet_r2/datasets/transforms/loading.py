@@ -1,0 +1,320 @@
+"""From the disk to arrays: images, boxes, labels, masks, semantic maps."""
+
+import cv2
+import mmcv
+import numpy as np
+import pycocotools.mask as coco_mask
+from mmcv.transforms import BaseTransform
+from mmcv.transforms import LoadAnnotations as MMCVLoadAnnotations
+from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+from mmengine import fileio
+
+from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.registry import TRANSFORMS
+from mmdet_r2.structures.masks import BitmapMasks, PolygonMasks, polygons_to_rle
+
+
+class UnreadableImageError(DataError):
+    """A missing, empty, truncated or undecodable image file; the message names it."""
+
+
+def _defect(content: bytes) -> str:
+    """What is visibly wrong with the bytes of an image file, '' if nothing.
+
+    Some decoders fill what is missing of a JPEG with grey and call that success, so its end is
+    looked for here. An entropy-coded segment cannot contain the end marker, an embedded preview
+    does: the search begins behind the last byte of the headers.
+    """
+    if not content:
+        return 'the file is empty'
+    if content[:2] == b'\xff\xd8':
+        position = 2
+        while position + 4 <= len(content) and content[position] == 0xFF:
+            if content[position + 1] == 0xFF:  # a fill byte
+                position += 1
+            elif content[position + 1] == 0xDA:  # start of scan
+                return '' if content.rfind(b'\xff\xd9', position) >= 0 else 'truncated JPEG'
+            else:
+                position += 2 + int.from_bytes(content[position + 2 : position + 4], 'big')
+        return 'truncated JPEG' if position + 4 > len(content) else 'corrupt JPEG header'
+    if content[:8] == b'\x89PNG\r\n\x1a\n' and content.rfind(b'IEND') < 0:
+        return 'truncated PNG'
+    return ''
+
+
+@TRANSFORMS.register_module()
+class LoadImageFromFile(MMCVLoadImageFromFile):
+    """Load an image: ``img_path`` -> ``img`` (BGR uint8), ``img_shape``, ``ori_shape``.
+
+    Takes mmcv's arguments and gives mmcv's pixels: grey, palette, RGBA, CMYK and 16-bit files all
+    become 8-bit BGR, and EXIF orientation is applied. What it adds:
+
+    * A file that is missing, empty, truncated or cannot be decoded is an
+      :class:`UnreadableImageError` that names it, never an assertion or a half-grey image.
+    * Where the annotation file says the image's ``height`` and ``width``, they are compared. An
+      image that only fits without its EXIF rotation was annotated without it, and is loaded so;
+      any other difference means that boxes would lie in the wrong place: :class:`DataError`.
+    """
+
+    def transform(self, results: dict) -> dict | None:
+        """``results`` with the image, or None for an unreadable one with ``ignore_empty``."""
+        path = results['img_path']
+        try:
+            content = self._read(path)
+            image = self._decode(path, content, self.color_type)
+        except UnreadableImageError:
+            if self.ignore_empty:
+                return None
+            raise
+        height, width = results.get('height'), results.get('width')
+        if height and width and image.shape[:2] != (height, width):
+            image = self._as_annotated(path, content, image, (height, width))
+        if self.to_float32:
+            image = image.astype(np.float32)
+        results['img'] = image
+        results['img_shape'] = image.shape[:2]
+        results['ori_shape'] = image.shape[:2]
+        return results
+
+    def _read(self, path: str) -> bytes:
+        try:
+            if self.file_client_args is not None:
+                return fileio.FileClient.infer_client(self.file_client_args, path).get(path)
+            return fileio.get(path, backend_args=self.backend_args)
+        except OSError as error:
+            reason = error.strerror or str(error) or type(error).__name__
+            raise UnreadableImageError(f'cannot read image {path}: {reason}') from None
+
+    def _decode(self, path: str, content: bytes, color_type: str) -> np.ndarray:
+        reason, image = _defect(content), None
+        if not reason:
+            try:
+                image = mmcv.imfrombytes(content, flag=color_type, backend=self.imdecode_backend)
+            except (cv2.error, OSError) as error:  # Pillow's are OSErrors
+                reason = ' '.join(str(error).split())
+        if image is None:
+            reason = reason or 'not an image, or corrupt'
+            raise UnreadableImageError(f'cannot read image {path}: {reason}')
+        return image
+
+    def _as_annotated(
+        self, path: str, content: bytes, image: np.ndarray, shape: tuple[int, int]
+    ) -> np.ndarray:
+        """The image without its EXIF rotation if that has the annotated (height, width)."""
+        if image.shape[1::-1] == shape and self.color_type in ('color', 'grayscale'):
+            raw = self._decode(path, content, f'{self.color_type}_ignore_orientation')
+            if raw.shape[:2] == shape:
+                return raw
+        raise DataError(
+            f'image {path} is {image.shape[1]}x{image.shape[0]} pixels but its annotation file '
+            f'says {shape[1]}x{shape[0]} (width x height): the boxes belong to another image or '
+            f'size; correct the file, or its width and height in the annotations'
+        )
+
+
+@TRANSFORMS.register_module()
+class LoadAnnotations(MMCVLoadAnnotations):
+    """Load the ground truth of an image from ``instances`` (and ``seg_map_path``).
+
+    Adds ``gt_bboxes`` (n, 4) float32 xyxy, ``gt_bboxes_labels`` (n,) int64, ``gt_ignore_flags``
+    (n,) bool, ``gt_masks``, and ``gt_seg_map`` (H, W) with ``ignore_index``. Without instances n is
+    0.
+
+    An instance without a usable mask (no polygon of three points, run lengths of another size, ...)
+    is turned into an ignored one where masks are loaded, as in mmdetection.
+
+    Args:
+        with_bbox: load boxes and ignore flags.
+        with_label: load labels.
+        with_mask: load masks.
+        with_seg: load the semantic map.
+        poly2mask: True gives :class:`BitmapMasks`; False :class:`PolygonMasks`, and instances given
+            as run lengths are ignored.
+        box_type: only 'hbox' (axis-aligned); None means the same.
+        reduce_zero_label: in the semantic map, label 0 becomes ``ignore_index`` and others move
+            down by one.
+        ignore_index: label of pixels without a semantic class.
+        imdecode_backend: for the semantic map, as mmcv's.
+        backend_args: where to read the semantic map from, as mmengine's file back-ends take it.
+    """
+
+    def __init__(
+        self,
+        with_bbox: bool = True,
+        with_label: bool = True,
+        with_mask: bool = False,
+        with_seg: bool = False,
+        poly2mask: bool = True,
+        box_type: str | None = 'hbox',
+        reduce_zero_label: bool = False,
+        ignore_index: int = 255,
+        imdecode_backend: str = 'cv2',
+        backend_args: dict | None = None,
+    ) -> None:
+        super().__init__(
+            with_bbox=with_bbox,
+            with_label=with_label,
+            with_seg=with_seg,
+            imdecode_backend=imdecode_backend,
+            backend_args=backend_args,
+        )
+        if box_type not in ('hbox', None):
+            raise ConfigError(f"LoadAnnotations.box_type is {box_type!r}: only 'hbox' is supported")
+        self.with_mask = with_mask
+        self.poly2mask = poly2mask
+        self.reduce_zero_label = reduce_zero_label
+        self.ignore_index = ignore_index
+
+    def transform(self, results: dict) -> dict:
+        """``results`` with the ground truth asked for."""
+        instances = results.get('instances', [])
+        if self.with_bbox:
+            boxes = [instance['bbox'] for instance in instances]
+            results['gt_bboxes'] = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+            flags = [instance['ignore_flag'] for instance in instances]
+            results['gt_ignore_flags'] = np.array(flags, dtype=bool)
+        if self.with_label:
+            labels = [instance['bbox_label'] for instance in instances]
+            results['gt_bboxes_labels'] = np.array(labels, dtype=np.int64)
+        if self.with_mask:
+            self._load_masks(results, instances)
+        if self.with_seg:
+            self._load_seg_map(results)
+        return results
+
+    def _load_masks(self, results: dict, instances: list[dict]) -> None:
+        height, width = results['ori_shape']
+        masks = [
+            usable_mask(instance.get('mask'), height, width, self.poly2mask)
+            for instance in instances
+        ]
+        flags = [i['ignore_flag'] or mask is None for i, mask in zip(instances, masks)]
+        results['gt_ignore_flags'] = np.array(flags, dtype=bool)
+        if self.poly2mask:
+            bitmaps = np.empty((len(masks), height, width), dtype=np.uint8)
+            if masks:
+                rles = [_to_rle(mask, height, width) for mask in masks]
+                # Decoding fills columns: .T is (n, width, height) without gaps.
+                for bitmap, columns in zip(bitmaps, coco_mask.decode(rles).T):
+                    cv2.transpose(columns, dst=bitmap)
+            results['gt_masks'] = BitmapMasks(bitmaps, height, width)
+        else:
+            # Ignored instances keep a dummy so that masks and boxes stay aligned until packing.
+            polygons = [[np.zeros(6)] if mask is None else mask for mask in masks]
+            results['gt_masks'] = PolygonMasks(polygons, height, width)
+
+    def _load_seg_map(self, results: dict) -> None:
+        path = results.get('seg_map_path')
+        if path is None:
+            raise DataError(
+                f'no semantic map for {results.get("img_path")}: LoadAnnotations(with_seg=True) '
+                f"needs data_prefix=dict(seg='...') in the dataset"
+            )
+        try:
+            super()._load_seg_map(results)
+        except OSError as error:
+            raise DataError(f'cannot read semantic map {path}: {error.strerror}') from None
+        except AttributeError:  # mmcv squeezes the None of a failed decoding
+            raise DataError(f'cannot read semantic map {path}: not an image, or corrupt') from None
+        if self.reduce_zero_label:
+            labels = results['gt_seg_map'].astype(np.int64)
+            labels = np.where(labels == 0, self.ignore_index + 1, labels) - 1
+            labels[results['gt_seg_map'] == self.ignore_index] = self.ignore_index
+            results['gt_seg_map'] = labels.astype(results['gt_seg_map'].dtype)
+        results['ignore_index'] = self.ignore_index
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(with_bbox={self.with_bbox}, with_label={self.with_label}, '
+            f'with_mask={self.with_mask}, with_seg={self.with_seg}, poly2mask={self.poly2mask}, '
+            f'ignore_index={self.ignore_index})'
+        )
+
+
+def usable_mask(
+    mask: object, height: int, width: int, allow_rle: bool = True
+) -> list[np.ndarray] | dict | None:
+    """A COCO ``segmentation`` that can be used for an image of this size, or None.
+
+    Polygons are lists of x, y pairs; those with fewer than three points, an odd count or a
+    coordinate that is not finite are left out. Run lengths, compressed or not, must have the
+    image's size.
+    """
+    if isinstance(mask, dict):
+        fits = allow_rle and list(mask.get('size') or []) == [height, width]
+        return mask if fits and isinstance(mask.get('counts'), (list, str, bytes)) else None
+    if not isinstance(mask, list):
+        return None
+    polygons = []
+    for points in mask:
+        if isinstance(points, (list, np.ndarray)) and len(points) >= 6 and len(points) % 2 == 0:
+            try:
+                polygon = np.array(points, dtype=np.float64)
+            except (TypeError, ValueError):  # text, null or nested lists among the numbers
+                continue
+            if polygon.ndim == 1 and np.isfinite(polygon).all():
+                polygons.append(polygon)
+    return polygons or None
+
+
+def _to_rle(mask: list[np.ndarray] | dict | None, height: int, width: int) -> dict:
+    """Compressed run lengths of a usable mask; None is an empty one."""
+    if isinstance(mask, dict):
+        if isinstance(mask['counts'], list):
+            return coco_mask.frPyObjects(mask, height, width)
+        return mask
+    return polygons_to_rle(mask or [], height, width)
+
+
+@TRANSFORMS.register_module()
+class FilterAnnotations(BaseTransform):
+    """Drop small instances, from boxes, labels, flags and masks together.
+
+    Args:
+        min_gt_bbox_wh: a box is kept when it is wider and higher than this, in pixels.
+        min_gt_mask_area: a mask is kept when it has at least this many pixels.
+        by_box: judge by boxes.
+        by_mask: judge by masks.
+        keep_empty: when nothing is left, True returns None, so that the data set picks another
+            image; False returns the image without instances. (mmdetection's meaning of the name.)
+    """
+
+    def __init__(
+        self,
+        min_gt_bbox_wh: tuple[int | float, int | float] = (1, 1),
+        min_gt_mask_area: int = 1,
+        by_box: bool = True,
+        by_mask: bool = False,
+        keep_empty: bool = True,
+    ) -> None:
+        if not (by_box or by_mask):
+            raise ConfigError('FilterAnnotations: by_box and by_mask are both False')
+        self.min_gt_bbox_wh = tuple(min_gt_bbox_wh)
+        self.min_gt_mask_area = min_gt_mask_area
+        self.by_box = by_box
+        self.by_mask = by_mask
+        self.keep_empty = keep_empty
+
+    def transform(self, results: dict) -> dict | None:
+        """``results`` with the instances that are large enough."""
+        boxes = results['gt_bboxes']
+        if len(boxes) == 0:
+            return results
+        keep = np.ones(len(boxes), dtype=bool)
+        if self.by_box:
+            keep &= ((boxes[:, 2:] - boxes[:, :2]) > np.array(self.min_gt_bbox_wh)).all(axis=1)
+        if self.by_mask:
+            keep &= results['gt_masks'].areas >= self.min_gt_mask_area
+        if not keep.any() and self.keep_empty:
+            return None
+        for key in ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks'):
+            if key in results:
+                results[key] = results[key][keep]
+        return results
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(min_gt_bbox_wh={self.min_gt_bbox_wh}, '
+            f'min_gt_mask_area={self.min_gt_mask_area}, by_box={self.by_box}, '
+            f'by_mask={self.by_mask}, keep_empty={self.keep_empty})'
+        )
