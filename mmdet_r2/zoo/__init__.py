@@ -1,0 +1,33 @@
+"""Published models and their files: the index, downloads, safe reading, and loading into a
+model."""
+
+from .download import download
+from .index import ZooModel, find_model, models
+from .initializer import SafePretrainedInit
+from .layouts import LAYOUTS, Layout
+from .loading import (
+    LoadReport,
+    Mismatch,
+    checkpoint_dataset_meta,
+    checkpoint_weights,
+    classes_differ,
+    load_checkpoint,
+)
+from .reader import read_checkpoint
+
+__all__ = [
+    'LAYOUTS',
+    'Layout',
+    'LoadReport',
+    'Mismatch',
+    'SafePretrainedInit',
+    'ZooModel',
+    'checkpoint_dataset_meta',
+    'checkpoint_weights',
+    'classes_differ',
+    'download',
+    'find_model',
+    'load_checkpoint',
+    'models',
+    'read_checkpoint',
+]

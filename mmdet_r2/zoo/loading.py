@@ -1,0 +1,391 @@
+"""Weights into a model, with a report of what happened to every tensor."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .identify import guess_models, identify
+from .layouts import detect
+from .reader import read_checkpoint
+
+# Below this share of the backbone's weights a checkpoint is taken to be of another model.
+MIN_BACKBONE = 0.5
+# Where weights are kept in a checkpoint, best first. mmengine's EMA hook stores the averaged
+# weights as `state_dict`.
+_CONTAINERS = (
+    'state_dict',
+    'model',
+    'state_dict_ema',
+    'ema_state_dict',
+    'model_ema',
+    'model_state_dict',
+)
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A tensor that has another shape in the file than in the model."""
+
+    key: str
+    found: tuple[int, ...]
+    expected: tuple[int, ...]
+
+
+@dataclass
+class LoadReport:
+    """What :func:`load_checkpoint` did. ``str(report)`` is the one-line summary, :meth:`table` the
+    details.
+
+    ``num_batches_tracked`` counters are never counted: old files lack them and nothing depends on
+    them.
+
+    Attributes:
+        source: what was asked for.
+        layout: name of the layout the file was recognised as.
+        loaded, total: tensors copied, and tensors that the model has.
+        weight_fraction: share of the model's weights (elements) that was copied, in [0, 1].
+        mismatched: in both, with different shapes; the model keeps its initial values.
+        missing: the model's tensors that the file lacks; they keep their initial values.
+        unexpected: the file's tensors that the model lacks; ignored.
+        dataset_meta: ``classes`` and ``palette`` as the file carries them, or None.
+    """
+
+    source: str
+    layout: str
+    loaded: int
+    total: int
+    weight_fraction: float
+    mismatched: list[Mismatch] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    dataset_meta: dict[str, Any] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of the model was loaded (the file may have had more)."""
+        return self.loaded == self.total
+
+    def __str__(self) -> str:
+        percent = 100 * self.weight_fraction
+        # 99.96 must not read as 100.0: something was left out
+        shown = '100' if self.complete else f'{min(percent, 99.9):.1f}'
+        text = f'loaded {self.loaded}/{self.total} tensors ({shown} % of weights)'
+        if self.mismatched:
+            text += f'; re-initialised: {_grouped_shapes(self.mismatched)}'
+        if self.missing:
+            text += f'; not in the file: {_grouped(self.missing)}'
+        if self.unexpected:
+            text += f'; ignored: {_grouped(self.unexpected)}'
+        return text
+
+    def table(self, limit: int = 60) -> str:
+        """Table with a row per tensor that was not loaded or not used (at most ``limit``); '' if
+        there is none."""
+        rows = [('tensor', 'in the file', 'in the model')]
+        rows += [(m.key, str(list(m.found)), str(list(m.expected))) for m in self.mismatched]
+        rows += [(key, 'missing', '') for key in self.missing]
+        rows += [(key, '', 'missing') for key in self.unexpected]
+        if len(rows) == 1:
+            return ''
+        left_out = max(0, len(rows) - 1 - limit)
+        rows = rows[: limit + 1]
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = [
+            '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in rows
+        ]
+        lines.insert(1, '  '.join('-' * width for width in widths))
+        if left_out:
+            lines.append(f'... and {left_out} more')
+        return '\n'.join(lines)
+
+
+def load_checkpoint(
+    model: nn.Module,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    map_location: Any = 'cpu',
+    strict: bool = False,
+    prefix: str | None = None,
+) -> LoadReport:
+    """Copy weights into ``model`` and report, tensor by tensor, what fitted. The summary is also
+    logged.
+
+    Takes state dicts as they are, or inside ``state_dict`` or ``model``; strips ``module.`` where
+    all names have it; accepts a detector's file for its bare backbone, and the reverse. Heads for
+    another number of classes keep their initial values and are listed.
+
+    Args:
+        model: a detector or a part of one; wrappers (DDP) are looked through.
+        source: path, URL, ``open-mmlab://NAME``, ``torchvision://NAME``, zoo model name, or a
+            checkpoint already read.
+        map_location: where tensors are put while loading; the model's own device decides where they
+            end.
+        strict: refuse anything but a perfect fit.
+        prefix: take only names that begin so, without it (``'backbone.'``).
+
+    Raises:
+        CheckpointError: unreadable (see :func:`read_checkpoint`); less than half of the backbone's
+            weights fit, in which case the message says which architecture the file seems to be; or
+            ``strict`` and not a perfect fit. The model is unchanged then.
+    """
+    name = 'the given state dict' if isinstance(source, Mapping) else os.fspath(source)
+    checkpoint = source if isinstance(source, Mapping) else read_checkpoint(source, map_location)
+    model = _unwrapped(model)
+    target = model.state_dict()
+    weights = checkpoint_weights(checkpoint, name)
+    layout = detect(weights)
+    weights = layout.convert(weights, target)
+    if prefix is not None:
+        prefix = prefix.rstrip('.') + '.'
+        weights = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+        if not weights:
+            raise CheckpointError(
+                f'{name}: no tensor begins with {prefix!r} (config key init_cfg.prefix).'
+            )
+    weights = _fit_prefix(weights, target)
+    mismatched = [
+        Mismatch(key, tuple(value.shape), tuple(target[key].shape))
+        for key, value in weights.items()
+        if key in target and value.shape != target[key].shape
+    ]
+    _check_backbone(weights, target, name)
+    if strict:
+        _check_strict(weights, target, mismatched, name)
+    wrong = {m.key for m in mismatched}
+    fitting = {key: value for key, value in weights.items() if key not in wrong}
+    # Through load_state_dict, not by copying: modules of older files rename their entries there
+    # (mmcv's DCN).
+    result = model.load_state_dict(_with_versions(fitting, checkpoint), strict=False)
+    missing = [key for key in result.missing_keys if key not in wrong]
+    kept = wrong | set(missing)
+    counted = {k: v.numel() for k, v in target.items() if not k.endswith('num_batches_tracked')}
+    loaded = {k: n for k, n in counted.items() if k not in kept}
+    report = LoadReport(
+        source=name,
+        layout=layout.name,
+        loaded=len(loaded),
+        total=len(counted),
+        weight_fraction=sum(loaded.values()) / max(1, sum(counted.values())),
+        mismatched=[m for m in mismatched if m.key in counted],
+        missing=[k for k in missing if k in counted],
+        unexpected=[k for k in result.unexpected_keys if not k.endswith('num_batches_tracked')],
+        dataset_meta=checkpoint_dataset_meta(checkpoint),
+    )
+    _log(report)
+    return report
+
+
+def checkpoint_weights(
+    checkpoint: Mapping[str, Any], name: str = 'checkpoint'
+) -> dict[str, Tensor]:
+    """The tensors of a checkpoint or bare state dict, by name, without a ``module.`` that all names
+    share.
+
+    Raises:
+        CheckpointError: it holds no tensors; ``name`` says which file.
+    """
+    source: Mapping[str, Any] = checkpoint
+    for key in _CONTAINERS:
+        inner = checkpoint.get(key)
+        if isinstance(inner, Mapping) and any(isinstance(v, Tensor) for v in inner.values()):
+            source = inner
+            break
+    weights = {str(k): v for k, v in source.items() if isinstance(v, Tensor)}
+    if not weights:
+        keys = ', '.join(map(str, list(checkpoint)[:6])) or 'nothing'
+        raise CheckpointError(
+            f'{name}: has no weights; found {keys}, expected state_dict, model or tensors.'
+        )
+    if all(key.startswith('module.') for key in weights):
+        weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    return weights
+
+
+def checkpoint_dataset_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Class names and colours stored with the weights: ``{'classes': (...), 'palette': [...]}``, or
+    None.
+
+    mmdetection 3.x has them in ``meta.dataset_meta`` (in upper case in early files), 2.x in
+    ``meta.CLASSES``.
+    """
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, Mapping):
+        return None
+    stored = meta.get('dataset_meta')
+    stored = stored if isinstance(stored, Mapping) else meta
+    found = {
+        str(k).lower(): v for k, v in stored.items() if str(k).lower() in ('classes', 'palette')
+    }
+    if not found.get('classes'):
+        return None
+    classes = found['classes']
+    found['classes'] = (classes,) if isinstance(classes, str) else tuple(str(c) for c in classes)
+    return found
+
+
+def classes_differ(found: Sequence[str], expected: Sequence[str]) -> str | None:
+    """How two lists of class names differ, in one phrase; None if they are the same in the same
+    order."""
+    found, expected = tuple(found), tuple(expected)
+    if found == expected:
+        return None
+    if set(found) == set(expected):
+        first = next(i for i, (a, b) in enumerate(zip(found, expected)) if a != b)
+        there, here = found[first], expected[first]
+        return (
+            f'same names in another order (label {first} is {there!r} in the file, {here!r} here)'
+        )
+    extra = [c for c in found if c not in expected]
+    lacking = [c for c in expected if c not in found]
+    parts = []
+    if extra:
+        parts.append(f'only in the file: {_some(extra)}')
+    if lacking:
+        parts.append(f'only here: {_some(lacking)}')
+    return f'{len(found)} classes in the file, {len(expected)} here; {"; ".join(parts)}'
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    from mmengine.model import is_model_wrapper
+
+    while is_model_wrapper(model):
+        model = model.module
+    return model
+
+
+def _fit_prefix(weights: dict[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring a bare backbone's names under ``backbone.``, or the reverse, where that is what makes
+    them fit."""
+    if any(key in target for key in weights if not key.endswith('num_batches_tracked')):
+        return weights
+    added = {f'backbone.{key}': value for key, value in weights.items()}
+    if any(key in target for key in added):
+        return added
+    stripped = {
+        k.removeprefix('backbone.'): v for k, v in weights.items() if k.startswith('backbone.')
+    }
+    return stripped if any(key in target for key in stripped) else weights
+
+
+def _check_backbone(weights: Mapping[str, Tensor], target: Mapping[str, Tensor], name: str) -> None:
+    """Refuse a file of which most of the backbone does not fit: training or testing on from it
+    would be from noise."""
+    backbone = {k: v for k, v in target.items() if k.startswith('backbone.')} or dict(target)
+    total = sum(v.numel() for v in backbone.values())
+    fits = sum(
+        v.numel() for k, v in backbone.items() if k in weights and weights[k].shape == v.shape
+    )
+    if fits >= MIN_BACKBONE * total:
+        return
+    found, here = identify(weights), identify(target)
+    names = guess_models(found)
+    looks = (
+        f'it looks like {found}'
+        if found.backbone
+        else f'its names begin like {next(iter(weights))!r}'
+    )
+    looks += f' ({", ".join(names)})' if names else ''
+    raise CheckpointError(
+        f'{name}: only {100 * fits / max(1, total):.0f} % of the backbone weights fit the model; '
+        f'{looks}, the model is {here}. Use the config that belongs to the checkpoint.'
+    )
+
+
+def _check_strict(
+    weights: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    mismatched: Sequence[Mismatch],
+    name: str,
+) -> None:
+    def real(keys: set[str]) -> list[str]:
+        return sorted(k for k in keys if not k.endswith('num_batches_tracked'))
+
+    missing, unexpected = real(target.keys() - weights.keys()), real(weights.keys() - target.keys())
+    parts = []
+    if mismatched:
+        parts.append(f'other shapes: {_grouped_shapes(mismatched)}')
+    if missing:
+        parts.append(f'not in the file: {_grouped(missing)}')
+    if unexpected:
+        parts.append(f'not in the model: {_grouped(unexpected)}')
+    if parts:
+        raise CheckpointError(
+            f'{name}: does not fit the model exactly (strict); {"; ".join(parts)}.'
+        )
+
+
+def _with_versions(
+    weights: dict[str, Tensor], checkpoint: Mapping[str, Any]
+) -> Mapping[str, Tensor]:
+    """Give the state dict the module versions that it was saved with, which load hooks look at."""
+    from collections import OrderedDict
+
+    result: OrderedDict[str, Tensor] = OrderedDict(weights)
+    for source in (*(checkpoint.get(key) for key in _CONTAINERS), checkpoint):
+        versions = getattr(source, '_metadata', None)
+        if versions is not None:
+            result._metadata = versions  # type: ignore[attr-defined]
+            break
+    return result
+
+
+def _module_of(key: str) -> str:
+    return key.rpartition('.')[0] or key
+
+
+def _grouped(keys: Sequence[str], limit: int = 6) -> str:
+    """Keys by module: 'fc (2 tensors), neck.fpn_convs.0.conv (2 tensors), ...'; by first parts
+    where they are many."""
+    for depth in (None, 4, 3, 2, 1):
+        groups: dict[str, int] = {}
+        for key in keys:
+            module = _module_of(key)
+            module = module if depth is None else '.'.join(module.split('.')[:depth])
+            groups[module] = groups.get(module, 0) + 1
+        if len(groups) <= limit:
+            break
+    shown = [
+        f'{module} ({count} tensor{"s" if count > 1 else ""})' for module, count in groups.items()
+    ]
+    return ', '.join(shown[:limit]) + (
+        f', ... {len(shown) - limit} more' if len(shown) > limit else ''
+    )
+
+
+def _grouped_shapes(mismatched: Sequence[Mismatch], limit: int = 8) -> str:
+    """'roi_head.bbox_head.fc_cls (81 -> 6 rows), ...': one entry per module, with what changed."""
+    groups: dict[str, str] = {}
+    for item in mismatched:
+        same_rest = len(item.found) == len(item.expected) and item.found[1:] == item.expected[1:]
+        if same_rest and item.found:
+            change = f'{item.found[0]} -> {item.expected[0]} rows'
+        else:
+            change = f'{list(item.found)} -> {list(item.expected)}'
+        groups.setdefault(_module_of(item.key), change)
+    shown = [f'{module} ({change})' for module, change in groups.items()]
+    return ', '.join(shown[:limit]) + (
+        f', ... {len(shown) - limit} more' if len(shown) > limit else ''
+    )
+
+
+def _log(report: LoadReport) -> None:
+    import logging
+
+    from mmengine.logging import print_log
+
+    text = f'{report.source}: {report}'
+    # A classifier left over from ImageNet is expected; parts of the model that stay random are
+    # worth a warning.
+    level = logging.INFO if report.complete else logging.WARNING
+    if not report.complete:
+        text += f'\n{report.table()}'
+    print_log(text, logger='current', level=level)

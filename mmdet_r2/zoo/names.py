@@ -1,0 +1,149 @@
+"""From what a config or command line calls a checkpoint to a file on disk."""
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import CheckpointError
+from . import download, index
+
+_T = TypeVar('_T')
+
+_OPENMMLAB = 'https://download.openmmlab.com/'
+# The same files under the same paths; the first is kept up by the maintainers of the packages we
+# build on.
+_OPENMMLAB_HOSTS = ('https://mmassets.onedl.ai/', _OPENMMLAB)
+_TORCHVISION = 'https://download.pytorch.org/models/'
+
+# open-mmlab://NAME -> file in pretrain/third_party/ (ImageNet weights that configs of these
+# families start from)
+_THIRD_PARTY = {
+    'detectron/resnet50_caffe': 'resnet50_caffe-788b5fa3.pth',
+    'detectron2/resnet50_caffe': 'resnet50_msra-5891d200.pth',
+    'detectron2/resnet50_caffe_bgr': 'resnet50_msra-5891d200.pth',
+    'detectron/resnet101_caffe': 'resnet101_caffe-3ad79236.pth',
+    'detectron2/resnet101_caffe': 'resnet101_msra-6cc46731.pth',
+    'detectron2/resnet101_caffe_bgr': 'resnet101_msra-6cc46731.pth',
+    'detectron2/resnext101_32x8d': 'resnext101_32x8d-1516f1aa.pth',
+    'resnext50_32x4d': 'resnext50-32x4d-0ab1a123.pth',
+    'resnext101_32x4d': 'resnext101_32x4d-a5af3160.pth',
+    'resnext101_64x4d': 'resnext101_64x4d-ee2c6f71.pth',
+    'contrib/resnet50_gn': 'resnet50_gn_thangvubk-ad1730dd.pth',
+    'detectron/resnet50_gn': 'resnet50_gn-9186a21c.pth',
+    'detectron/resnet101_gn': 'resnet101_gn-cac0ab98.pth',
+    'jhu/resnet50_gn_ws': 'resnet50_gn_ws-15beedd8.pth',
+    'jhu/resnet101_gn_ws': 'resnet101_gn_ws-3e3c308c.pth',
+    'jhu/resnext50_32x4d_gn_ws': 'resnext50_32x4d_gn_ws-0d87ac85.pth',
+    'jhu/resnext101_32x4d_gn_ws': 'resnext101_32x4d_gn_ws-34ac1a9e.pth',
+    'jhu/resnext50_32x4d_gn': 'resnext50_32x4d_gn-c7e8b754.pth',
+    'jhu/resnext101_32x4d_gn': 'resnext101_32x4d_gn-ac3bb84e.pth',
+    'res2net101_v1d_26w_4s': 'res2net101_v1d_26w_4s_mmdetv2-f0a600f9.pth',
+    'resnet50_v1c': 'resnet50_v1c-2cccc1ad.pth',
+    'resnest50': 'resnest50_d2-7497a55b.pth',
+    'resnest101': 'resnest101_d2-f3b931b2.pth',
+    'resnest200': 'resnest200_d2-ca88e41f.pth',
+    # the names of mmdetection 1.x
+    'resnet50_caffe': 'resnet50_caffe-788b5fa3.pth',
+    'resnet101_caffe': 'resnet101_caffe-3ad79236.pth',
+    'resnet50_caffe_bgr': 'resnet50_msra-5891d200.pth',
+    'resnet101_caffe_bgr': 'resnet101_msra-6cc46731.pth',
+}
+
+# torchvision://NAME -> today's file, then the one it replaced (same weights, without
+# num_batches_tracked)
+_TORCHVISION_FILES = {
+    'resnet18': ('resnet18-f37072fd.pth', 'resnet18-5c106cde.pth'),
+    'resnet34': ('resnet34-b627a593.pth', 'resnet34-333f7ec4.pth'),
+    'resnet50': ('resnet50-0676ba61.pth', 'resnet50-19c8e357.pth'),
+    'resnet101': ('resnet101-63fe2227.pth', 'resnet101-5d3b4d8f.pth'),
+    'resnet152': ('resnet152-394f9c45.pth', 'resnet152-b121ed2d.pth'),
+    'resnext50_32x4d': ('resnext50_32x4d-7cdf4587.pth',),
+    'resnext101_32x8d': ('resnext101_32x8d-8ba56ff5.pth',),
+}
+
+
+def urls_of(source: str) -> list[str]:
+    """Addresses of a URL, ``open-mmlab://``/``torchvision://`` name or zoo model, in the order to
+    try; [] for a path.
+
+    Raises:
+        CheckpointError: a scheme name that is in no table; the message has the nearest ones.
+    """
+    source = source.strip()
+    scheme, separator, name = source.partition('://')
+    if not separator:
+        model = index.find_model(source)
+        return _with_mirrors(model.weights) if model is not None else []
+    if scheme in ('http', 'https'):
+        return _with_mirrors([source])
+    if scheme in ('open-mmlab', 'openmmlab'):
+        file = _lookup(source, name, _THIRD_PARTY)
+        return [f'{host}pretrain/third_party/{file}' for host in _OPENMMLAB_HOSTS]
+    if scheme in ('torchvision', 'modelzoo'):
+        name = name.removesuffix('.imagenet1k_v1')  # newer spelling of the same weights
+        return [_TORCHVISION + file for file in _lookup(source, name, _TORCHVISION_FILES)]
+    known = 'http://, https://, open-mmlab:// and torchvision://'
+    raise CheckpointError(
+        f'{source}: unknown kind of checkpoint address; known are a path, {known}.'
+    )
+
+
+def _lookup(source: str, name: str, table: dict[str, _T]) -> _T:
+    if name in table:
+        return table[name]
+    near = index.nearest(name, table)
+    raise CheckpointError(f'{source}: no such name; {near}.')
+
+
+def _with_mirrors(urls: list[str]) -> list[str]:
+    """The addresses, each one on an OpenMMLab host followed or preceded by the other host's
+    copy."""
+    result: list[str] = []
+    for url in urls:
+        url = url.strip()
+        host = next(
+            (
+                h
+                for h in (*_OPENMMLAB_HOSTS, _OPENMMLAB.replace('https', 'http'))
+                if url.startswith(h)
+            ),
+            None,
+        )
+        copies = [url] if host is None else [other + url[len(host) :] for other in _OPENMMLAB_HOSTS]
+        result += [copy for copy in copies if copy not in result]
+    return result
+
+
+def fetch(source: str | os.PathLike[str]) -> Path:
+    """Path of the file that ``source`` means, downloaded first where it is an address or a zoo
+    name.
+
+    Raises:
+        CheckpointError: no such file or name, or the download failed.
+    """
+    text = os.fspath(source)
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise CheckpointError(f'{text}: is a folder, not a checkpoint file.')
+    urls = urls_of(text)
+    if urls:
+        return download.download(urls)
+    if '/' in text or path.suffix in ('.pth', '.pt', '.pkl'):
+        raise CheckpointError(f'{text}: no such checkpoint file{_neighbours(path)}.')
+    raise CheckpointError(
+        f'{text}: neither a checkpoint file nor a model name; {index.nearest(text, index.names())}.'
+    )
+
+
+def _neighbours(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f' (nor the folder {folder})'
+    there = sorted(p.name for p in folder.iterdir() if p.suffix in ('.pth', '.pt', '.pkl'))
+    return (
+        f' ({folder} has {", ".join(there[:5])}{", ..." if len(there) > 5 else ""})'
+        if there
+        else ''
+    )

@@ -1,0 +1,168 @@
+"""Reading a checkpoint file without running anything that it carries.
+
+``torch.load`` is called with ``weights_only=True`` alone. Training checkpoints of mmengine and
+mmdetection also carry numpy arrays and scalars (logs), ``HistoryBuffer`` and ``ConfigDict``; those
+inert types are allowed by name, every other global is refused. Nothing here, nor anywhere else in
+the package, unpickles without that restriction.
+"""
+
+import os
+import pickle
+import re
+import threading
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import CheckpointError
+
+# torch's loader keeps the allow-list in a global: two threads must not remove each other's entries.
+_LOCK = threading.Lock()
+
+_DTYPES = ('?', 'b', 'B', 'h', 'H', 'i', 'I', 'l', 'L', 'q', 'Q', 'e', 'f', 'd', 'F', 'D', 'S', 'U')
+
+
+def _no_attribute(owner: object, name: str) -> None:
+    """Stand-in for ``getattr``, which HistoryBuffer's pickles call to name its own methods.
+
+    A real ``getattr`` would let a file reach any function from any allowed class. The methods are
+    not needed: the class has them.
+    """
+
+
+def _history_buffer() -> type:
+    """The class a pickled HistoryBuffer is built as; it turns into mmengine's own once its two
+    arrays are set.
+
+    mmengine's ``__setstate__`` would write a method table from the file into the class, for every
+    buffer of the process.
+    """
+    from mmengine.logging import HistoryBuffer
+
+    class _Restored(HistoryBuffer):
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            self.__class__ = HistoryBuffer
+            self._set_default_statistics()
+            state = {
+                k: v
+                for k, v in state.items()
+                if k in ('max_length', '_log_history', '_count_history')
+            }
+            self.__dict__.update(state)
+
+    return _Restored
+
+
+def _allowed_globals() -> list[Any]:
+    """Types and constructors that mmengine's and mmdetection's checkpoints carry, each with the
+    name files use."""
+    core = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    allowed: list[Any] = [
+        np.dtype,
+        np.ndarray,
+        *{type(np.dtype(code)) for code in _DTYPES},
+        defaultdict,
+    ]
+    for module in (
+        'numpy.core.multiarray',
+        'numpy._core.multiarray',
+    ):  # the name changed with numpy 2
+        allowed += [
+            (core._reconstruct, f'{module}._reconstruct'),
+            (core.scalar, f'{module}.scalar'),
+        ]
+    allowed += [(_no_attribute, 'builtins.getattr'), (_no_attribute, '__builtin__.getattr')]
+    allowed += [
+        (t, f'builtins.{t.__name__}') for t in (list, dict, tuple, int, float, str, bool, slice)
+    ]
+    from mmengine.config import ConfigDict
+
+    allowed += [
+        (ConfigDict, f'{m}.ConfigDict') for m in ('mmengine.config.config', 'mmcv.utils.config')
+    ]
+    allowed += [(_history_buffer(), 'mmengine.logging.history_buffer.HistoryBuffer')]
+    return allowed
+
+
+def read_checkpoint(source: str | os.PathLike[str], map_location: Any = 'cpu') -> dict[str, Any]:
+    """Return the dictionary stored in a checkpoint file, URL or zoo name, restricted to inert data.
+
+    Args:
+        source: a path, an http(s) URL (downloaded once and verified), ``open-mmlab://NAME``,
+            ``torchvision://NAME`` or a model name of the zoo index.
+        map_location: as in :func:`torch.load`; tensors are on the CPU by default.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, no checkpoint, or refers to code outside
+            the allow-list, which is then named and never run.
+    """
+    from .names import fetch
+
+    path = fetch(source)
+    try:
+        with _LOCK, torch.serialization.safe_globals(_allowed_globals()):
+            content = torch.load(path, map_location=map_location, weights_only=True)
+    except (
+        OSError,
+        pickle.UnpicklingError,
+        EOFError,
+        RuntimeError,
+        KeyError,
+        IndexError,
+        AssertionError,
+    ) as error:
+        raise CheckpointError(f'{path}: {_reason(path, error)}') from None
+    except (ValueError, TypeError, AttributeError, UnicodeDecodeError, MemoryError) as error:
+        raise CheckpointError(
+            f'{path}: not a readable checkpoint ({_first_line(error)}).'
+        ) from None
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise CheckpointError(
+            f'{path}: holds a {kind}, not a dictionary of weights (a state dict or checkpoint).'
+        )
+    return content
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).rpartition('WeightsUnpickler error:')[2] or str(error)
+    lines = text.strip().splitlines() or ['']
+    return f'{type(error).__name__}: {lines[0]}'.rstrip('. :')
+
+
+def _reason(path: Path, error: BaseException) -> str:
+    """One line for the user: which global was refused, or in what way the file is damaged."""
+    text = str(error)
+    if 'older file format than PyTorch' in text or 'legacy .tar format' in text:
+        return (
+            'uses the tar format of PyTorch before 0.4, which cannot be read safely; '
+            'save it again with torch.save.'
+        )
+    refused = re.search(r'GLOBAL\s+([\w.]+)', text) or re.search(
+        r'reduce for unrecognized function\s+(.+)', text
+    )
+    refused = refused or re.search(r'allowlisted via `add_safe_globals`,? but got (.+)', text)
+    if refused:
+        name = refused.group(1).strip()
+        return (
+            f'refused: it needs {name}, which is not on the list of harmless types; it was not '
+            'run. If you trust its origin, load it where it was made and save only its state_dict.'
+        )
+    size = path.stat().st_size
+    if size == 0:
+        return 'the file is empty (0 bytes); download or copy it again.'
+    if _begins_as_checkpoint(path):
+        return f'the file is cut short or damaged ({size} bytes); download or copy it again.'
+    return f'not a PyTorch checkpoint ({size} bytes; {_first_line(error)}).'
+
+
+def _begins_as_checkpoint(path: Path) -> bool:
+    """Whether the first bytes are those of ``torch.save``: a zip archive, or the older format's
+    magic number."""
+    legacy = b'\x80\x02\x8a\x0a' + torch.serialization.MAGIC_NUMBER.to_bytes(10, 'little')
+    with open(path, 'rb') as file:
+        head = file.read(len(legacy))
+    return legacy.startswith(head) or head.startswith(b'PK')
