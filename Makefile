@@ -1,0 +1,63 @@
+# make demo: install, then train, evaluate and draw a Mask R-CNN on generated data.
+# make test: install, then run the tests.     Everything else is for developers.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_CONFIG ?= configs/demo/mask_rcnn_r2_50_fpn_demo.py
+DEMO_DIR ?= work_dirs/demo
+DEMO_DATA ?= data/demo
+PYTEST_ARGS ?=
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: help install install-tests demo demo-data test slow parity check lint format types clean
+
+help:
+	@echo 'make demo     install, generate data, train, evaluate, draw (about 12 minutes on 2 cores)'
+	@echo 'make test     install and run the tests'
+	@echo 'make install  only install, into $(VENV)   [TORCH=torch==X.Y.Z  VENV=dir]'
+	@echo 'make check    what CI checks besides the tests: lint, format, types, spelling'
+	@echo 'make format   rewrite the code in the project style'
+	@echo 'make slow     the tests that take minutes;   make parity: comparison with mmdetection'
+
+install:
+	@$(PYTHON) tools/install.py --venv $(VENV)
+
+install-tests:
+	@$(PYTHON) tools/install.py --venv $(VENV) --extras tests
+
+demo-data: install
+	@$(BIN)/python tools/misc/make_demo_data.py $(DEMO_DATA) --if-missing
+
+demo: demo-data
+	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
+	$(BIN)/python tools/test.py $(DEMO_CONFIG) $(DEMO_DIR)/latest.pth --eval bbox segm \
+		--work-dir $(DEMO_DIR) --show-dir pictures
+	@echo 'Pictures (ground truth beside predictions): $(DEMO_DIR)/*/pictures'
+
+test: install-tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+slow: install-tests
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+parity: install-tests
+	$(BIN)/python -m pytest -m parity $(PYTEST_ARGS)
+
+check: install-tests lint types
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+types:
+	$(BIN)/mypy
+
+format: install-tests
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
