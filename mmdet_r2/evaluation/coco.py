@@ -1,0 +1,894 @@
+"""COCO's average precision and recall of boxes, masks and proposals
+(https://cocodataset.org/#detection-eval).
+
+pycocotools matches and accumulates; here detections become its records, classes are mapped by name,
+images of all processes are brought together, and its arrays become named numbers, a table and JSON
+files.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine import dist
+from mmengine.evaluator import BaseMetric
+from mmengine.fileio import get_text
+from mmengine.logging import print_log
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from terminaltables import AsciiTable
+
+from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.registry import METRICS
+from mmdet_r2.structures.masks import encode_rle
+
+from .collect import gather_results, interleave, run_on_main
+
+METRIC_NAMES = ('bbox', 'segm', 'proposal', 'proposal_fast')
+AP_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+AREAS = {'': 'all', '_s': 'small', '_m': 'medium', '_l': 'large'}
+COCO_MAX_DETS = (1, 10, 100)
+
+
+@dataclass
+class ImageResult:
+    """Detections of one image, n of them in the model's order; ``height`` and ``width`` are the
+    original image's.
+    """
+
+    img_id: int | str
+    height: int
+    width: int
+    bboxes: np.ndarray  # (n, 4) float32 xyxy, pixels of the original image
+    scores: np.ndarray  # (n,) float32
+    labels: np.ndarray  # (n,) int64, index into the data set's classes
+    masks: list[dict] | None = (
+        None  # n x dict(size=[h, w], counts=bytes); None: the model has no masks
+    )
+    mask_scores: np.ndarray | None = None  # (n,) float32, where masks are scored on their own
+    instances: list[dict] | None = (
+        None  # ground truth from the data sample; kept if there is no annotation file
+    )
+
+
+@dataclass
+class _Number:
+    """One number of COCO's table: average precision or recall at which IoU, object size and
+    detections per image.
+    """
+
+    kind: str  # 'AP' or 'AR'
+    area: str = 'all'
+    max_dets: int = 100
+    iou: float | None = None
+
+    def of(self, evaluation: COCOeval) -> float:
+        """The mean over all that this number does not fix; -1 where no such object is annotated (as
+        pycocotools says it).
+        """
+        params = evaluation.params
+        area = [i for i, name in enumerate(params.areaRngLbl) if name == self.area]
+        count = [i for i, number in enumerate(params.maxDets) if number == self.max_dets]
+        # precision (T, R, K, A, M), recall (T, K, A, M): IoU, recall point, class, area range,
+        # detections
+        values = evaluation.eval['precision' if self.kind == 'AP' else 'recall']
+        if self.iou is not None:
+            values = values[np.where(self.iou == params.iouThrs)[0]]
+        return _mean(values[..., area, count])
+
+    def line(self, evaluation: COCOeval, value: float) -> str:
+        thresholds = evaluation.params.iouThrs
+        iou = (
+            f'{thresholds[0]:0.2f}:{thresholds[-1]:0.2f}'
+            if self.iou is None
+            else f'{self.iou:0.2f}'
+        )
+        title = 'Average Precision' if self.kind == 'AP' else 'Average Recall'
+        return (
+            f' {title:<18} ({self.kind}) @[ IoU={iou:<9} | area={self.area:>6s} | '
+            f'maxDets={self.max_dets:>3d} ] = {value:0.3f}'
+        )
+
+
+TWELVE = {
+    'AP': _Number('AP'),
+    'AP50': _Number('AP', iou=0.5),
+    'AP75': _Number('AP', iou=0.75),
+    'APs': _Number('AP', 'small'),
+    'APm': _Number('AP', 'medium'),
+    'APl': _Number('AP', 'large'),
+    'AR1': _Number('AR', max_dets=1),
+    'AR10': _Number('AR', max_dets=10),
+    'AR100': _Number('AR'),
+    'ARs': _Number('AR', 'small'),
+    'ARm': _Number('AR', 'medium'),
+    'ARl': _Number('AR', 'large'),
+}
+
+
+@METRICS.register_module()
+class CocoMetric(BaseMetric):
+    """COCO evaluation of boxes, masks and proposals; constructor and metric names of mmdetection
+    3.x.
+
+    Label i is the class ``dataset_meta['classes'][i]`` and is looked up **by name** among the
+    annotation file's categories, whatever their order or ids. The images evaluated are those that
+    were processed; if these are not all of the file, a warning gives both counts. An image that two
+    processes saw (a padded sampler) counts once.
+
+    AP is measured at 100 detections per image, as COCO defines it; recall as its name says. Without
+    ``ann_file`` the ground truth is taken from the data samples' ``instances`` (name it in
+    ``PackDetInputs.meta_keys``); object sizes are then those of the mask or box.
+
+    After :meth:`evaluate`, ``report`` on the main process holds for each of bbox, segm the 12 COCO
+    numbers and those of every class, None where nothing is annotated.
+
+    Args:
+        ann_file: COCO annotation file.
+        metric: 'bbox', 'segm', 'proposal', 'proposal_fast', or several. 'proposal_fast' is
+            recall without object sizes and categories, quick to compute.
+        classwise: print a table of all classes and return ``{class}_precision`` (with several
+            metrics ``{metric}_{class}_precision``) of those annotated.
+        proposal_nums: detections per image at which 'proposal' measures recall.
+        iou_thrs: IoU thresholds; default 0.50, 0.55, ..., 0.95.
+        metric_items: which numbers to return: mAP, mAP_50, mAP_75, mAP_s, mAP_m, mAP_l, AR@N,
+            AR_s@N, AR_m@N, AR_l@N for any N. Default: the six mAP; for 'proposal' AR at each of
+            ``proposal_nums`` and by size at the last.
+        format_only: write result files, evaluate nothing; needs ``outfile_prefix``. No
+            annotation file is needed: category ids are then the labels.
+        outfile_prefix: write ``{prefix}.bbox.json`` and, with masks, ``{prefix}.segm.json`` in
+            COCO's result format.
+        file_client_args: not supported any more; use ``backend_args``.
+        backend_args: how mmengine reads ``ann_file``.
+        collect_device: accepted for compatibility; results travel over the process group's own
+            device.
+        prefix: of the metric names, default 'coco'.
+        sort_categories: accepted for compatibility; the mapping by name does not depend on order.
+        use_mp_eval: accepted for compatibility; without effect.
+
+    Raises:
+        ConfigError: unknown metric or item; ``format_only`` without prefix.
+        DataError: ``ann_file`` is missing or is no COCO file.
+    """
+
+    default_prefix = 'coco'
+
+    def __init__(
+        self,
+        ann_file: str | None = None,
+        metric: str | Sequence[str] = 'bbox',
+        classwise: bool = False,
+        proposal_nums: Sequence[int] = (100, 300, 1000),
+        iou_thrs: float | Sequence[float] | None = None,
+        metric_items: Sequence[str] | None = None,
+        format_only: bool = False,
+        outfile_prefix: str | None = None,
+        file_client_args: dict | None = None,
+        backend_args: dict | None = None,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+        sort_categories: bool = False,
+        use_mp_eval: bool = False,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.metrics = [metric] if isinstance(metric, str) else list(metric)
+        for name in self.metrics:
+            if name not in METRIC_NAMES:
+                raise ConfigError(
+                    f'CocoMetric.metric is {name!r}; known are {", ".join(METRIC_NAMES)}'
+                )
+        if file_client_args is not None:
+            raise ConfigError(
+                'CocoMetric.file_client_args is gone from mmengine; use backend_args instead'
+            )
+        if format_only and outfile_prefix is None:
+            raise ConfigError(
+                'CocoMetric.format_only needs outfile_prefix: where to write the results'
+            )
+        self.classwise = classwise
+        self.proposal_nums = tuple(int(number) for number in proposal_nums)
+        self.iou_thrs = (
+            np.linspace(0.5, 0.95, 10)
+            if iou_thrs is None
+            else np.atleast_1d(np.asarray(iou_thrs, float))
+        )
+        self.metric_items = None if metric_items is None else list(metric_items)
+        for item in self.metric_items or ():
+            _number(item)
+        self.format_only = format_only
+        self.outfile_prefix = outfile_prefix
+        self.ann_file = ann_file
+        self.report: dict[str, Any] = {}
+        self._without_finite_scores: set = set()
+        # read before the first image is seen, so that a wrong path costs no inference
+        self._annotations = None if ann_file is None else read_annotations(ann_file, backend_args)
+
+    @property
+    def dataset_meta(self) -> dict | None:
+        """``classes`` of the data set; setting it compares them with the annotation file's
+        categories.
+        """
+        return self._dataset_meta
+
+    @dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict | None) -> None:
+        self._dataset_meta = dataset_meta
+        if dataset_meta is not None and self._annotations is not None:
+            self._category_ids(self._annotations)
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep the detections of one batch, masks as run lengths.
+
+        Args:
+            data_batch: not used.
+            data_samples: dicts with ``img_id``, ``ori_shape`` (h, w), ``pred_instances`` =
+                dict(bboxes (n, 4), scores (n,), labels (n,), masks (n, h, w) bool or n RLE,
+                mask_scores (n,)), tensors or arrays; and ``instances`` without an annotation file.
+
+        Raises:
+            ConfigError: masks are to be measured but the model predicts none, or ground truth
+                is missing.
+        """
+        for sample in data_samples:
+            self.results.append(self._image_result(sample))
+
+    def _image_result(self, sample: dict) -> ImageResult:
+        predicted = sample['pred_instances']
+        masks = predicted.get('masks')
+        bboxes = _array(predicted['bboxes']).astype(np.float32).reshape(-1, 4)
+        if 'segm' in self.metrics and masks is None and len(bboxes):
+            raise ConfigError(
+                "metric 'segm' needs masks, but this model predicts boxes only; use 'bbox'"
+            )
+        if masks is not None and not isinstance(masks, list | tuple):
+            masks = encode_rle(masks)
+        instances = None
+        if self._annotations is None and 'instances' in sample:
+            instances = [_plain(instance) for instance in sample['instances']]
+        elif self._annotations is None and not self.format_only:
+            raise ConfigError(
+                "CocoMetric has no ann_file and the data samples have no 'instances': set "
+                "ann_file, or add 'instances' to the "
+                'meta_keys of PackDetInputs'
+            )
+        height, width = sample['ori_shape'][:2]
+        result = ImageResult(
+            img_id=sample['img_id'],
+            height=int(height),
+            width=int(width),
+            bboxes=bboxes,
+            scores=_array(predicted['scores']).astype(np.float32),
+            labels=_array(predicted['labels']).astype(np.int64),
+            masks=None if masks is None else list(masks),
+            mask_scores=(
+                _array(predicted['mask_scores']).astype(np.float32)
+                if 'mask_scores' in predicted
+                else None
+            ),
+            instances=instances,
+        )
+        finite = np.isfinite(result.scores) & np.isfinite(result.bboxes).all(axis=1)
+        if not finite.all():
+            self._without_finite_scores.add(result.img_id)
+            if len(self._without_finite_scores) == 1:
+                print_log(
+                    f'image {result.img_id}: {np.count_nonzero(~finite)} detections are NaN or '
+                    'infinite and are left out '
+                    '(said once; are the weights sound?)',
+                    'current',
+                    level=30,
+                )
+            result = _select(result, finite)
+        return result
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """All processes' images together: the numbers of :meth:`compute_metrics` under
+        ``{prefix}/``, the same on every process.
+
+        Args:
+            size: images in the data set; fewer processed ones are reported.
+        """
+        collected, self.results = self.results, []
+        if dist.get_world_size() > 1:
+            collected = interleave([_unpack(part) for part in gather_results(_pack(collected))])
+
+        def compute() -> dict[str, float]:
+            unique = len({result.img_id for result in collected})
+            if unique < size:
+                print_log(
+                    f'the data set has {size} entries but {unique} different image ids were '
+                    'evaluated',
+                    'current',
+                    level=30,
+                )
+            return {f'{self.prefix}/{k}': v for k, v in self.compute_metrics(collected).items()}
+
+        return run_on_main(compute)
+
+    def compute_metrics(self, results: list[ImageResult]) -> dict[str, float]:
+        """Evaluate (or only write) the detections of images in any order; of images met twice the
+        first counts.
+
+        Returns:
+            ``bbox_mAP`` etc. in [0, 1], -1 where nothing of that size is annotated. Empty with
+            ``format_only``.
+        """
+        first: dict[int | str, ImageResult] = {}
+        for result in results:
+            first.setdefault(result.img_id, result)
+        # the order of images decides ties between equal scores in the files written
+        images = sorted(first.values(), key=lambda r: (isinstance(r.img_id, str), r.img_id))
+        annotations = self._annotations
+        if annotations is None:
+            annotations = annotations_of(images, self._classes())
+        category_ids = self._category_ids(annotations)
+        _check_images(images, annotations, self.ann_file)
+        _check_labels(images, len(category_ids))
+        if self.outfile_prefix is not None:
+            write_results(images, category_ids, self.outfile_prefix)
+        self.report = {}
+        if self.format_only:
+            return {}
+        values: dict[str, float] = {}
+        for metric in self.metrics:
+            print_log(f'Evaluating {metric}...', 'current')
+            if not any(len(image.bboxes) for image in images):
+                print_log(f'no detection in any of {len(images)} images', 'current', level=30)
+            if metric == 'proposal_fast':
+                values |= self._proposal_recall(images, annotations)
+            else:
+                values |= self._evaluate(metric, images, annotations, category_ids)
+        return values
+
+    def _classes(self) -> Sequence[str]:
+        classes = (self._dataset_meta or {}).get('classes')
+        if not classes:
+            raise ConfigError(
+                'CocoMetric.dataset_meta has no classes: the data set must name them (metainfo)'
+            )
+        return (classes,) if isinstance(classes, str) else classes
+
+    def _category_ids(self, annotations: dict) -> list[int | None]:
+        """Category id of every label, looked up by name; None for a class that the annotations do
+        not know.
+        """
+        classes = self._classes()
+        by_name = {category['name']: category['id'] for category in annotations['categories']}
+        for where, names in (
+            ('metainfo.classes', classes),
+            (self.ann_file, [c['name'] for c in annotations['categories']]),
+        ):
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise DataError(
+                    f'{where} names {twice[0]!r} twice: labels cannot be mapped by name'
+                )
+        ids = [by_name.get(name) for name in classes]
+        absent = [name for name, category in zip(classes, ids) if category is None]
+        if len(absent) == len(classes):
+            raise DataError(
+                f'{self.ann_file}: none of the classes of the config is in the file; config: '
+                f'{_some(classes)}; '
+                f'file: {_some(by_name)}'
+            )
+        if absent:
+            print_log(
+                f'{self.ann_file} has no category {_some(absent)}: detections of these classes '
+                'are not evaluated',
+                'current',
+                level=30,
+            )
+        return ids
+
+    def _evaluate(
+        self,
+        metric: str,
+        images: list[ImageResult],
+        annotations: dict,
+        category_ids: list[int | None],
+    ) -> dict[str, float]:
+        """Numbers of bbox, segm or proposal; prints the table."""
+        items = self.metric_items or list(AP_ITEMS)
+        max_dets = {*COCO_MAX_DETS, *(_number(item).max_dets for item in items)}
+        if metric == 'proposal':
+            last = self.proposal_nums[-1]
+            items = self.metric_items or [
+                *(f'AR@{n}' for n in self.proposal_nums),
+                *(f'AR_{size}@{last}' for size in 'sml'),
+            ]
+            max_dets = {*self.proposal_nums, *(_number(item).max_dets for item in items)}
+        iou_type = 'segm' if metric == 'segm' else 'bbox'
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = ground_truth(annotations, iou_type)
+            found = detections(images, category_ids, truth, iou_type)
+            evaluation = COCOeval(truth, found, iou_type)
+            evaluation.params.imgIds = [image.img_id for image in images]
+            evaluation.params.catIds = [
+                category for category in category_ids if category is not None
+            ]
+            evaluation.params.iouThrs = self.iou_thrs
+            evaluation.params.maxDets = sorted(max_dets)
+            evaluation.params.useCats = int(metric != 'proposal')
+            evaluation.evaluate()
+            evaluation.accumulate()
+        if metric == 'proposal':
+            numbers = [_number(item) for item in items]
+            print_log(
+                '\n' + '\n'.join(n.line(evaluation, n.of(evaluation)) for n in numbers), 'current'
+            )
+            return {item: number.of(evaluation) for item, number in zip(items, numbers)}
+        twelve = {name: number.of(evaluation) for name, number in TWELVE.items()}
+        lines = [TWELVE[name].line(evaluation, value) for name, value in twelve.items()]
+        print_log('\n' + '\n'.join(lines), 'current')
+        values = {f'{metric}_{item}': _number(item).of(evaluation) for item in items}
+        per_class = self._per_class(evaluation, category_ids)
+        self.report[metric] = {
+            **{name: None if value == -1 else value for name, value in twelve.items()},
+            'per_class': per_class,
+        }
+        if self.classwise:
+            print_log('\n' + _class_table(per_class), 'current')
+            stem = f'{metric}_' if len(self.metrics) > 1 else ''
+            for name, row in per_class.items():
+                if row['AP'] is not None:
+                    values[f'{stem}{name}_precision'] = row['AP']
+        return values
+
+    def _per_class(self, evaluation: COCOeval, category_ids: list[int | None]) -> dict[str, dict]:
+        """For each class AP, AP50, AP75, APs, APm, APl, AR100 (None without such an object) and the
+        number of objects, no crowds.
+        """
+        params = evaluation.params
+        # pycocotools sorts the categories: its class axis is in the order of ids, not of labels
+        position = {category: k for k, category in enumerate(params.catIds)}
+        counts = Counter(
+            key[1]
+            for key, annotations in evaluation._gts.items()
+            for a in annotations
+            if not a['iscrowd']
+        )
+        precision, recall = evaluation.eval['precision'], evaluation.eval['recall']
+        last = list(params.maxDets).index(100)
+        rows = {}
+        for name, category in zip(self._classes(), category_ids):
+            k = position.get(category)
+            row: dict[str, Any] = dict.fromkeys(
+                ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR100')
+            )
+            if k is not None:
+                for key in ('AP', 'AP50', 'AP75'):
+                    iou = TWELVE[key].iou
+                    rows_of = slice(None) if iou is None else np.where(iou == params.iouThrs)[0]
+                    row[key] = _mean(precision[rows_of][:, :, k, 0, last])
+                for a, key in enumerate(('APs', 'APm', 'APl'), start=1):
+                    row[key] = _mean(precision[:, :, k, a, last])
+                row['AR100'] = _mean(recall[:, k, 0, last])
+            row = {key: None if value == -1 else value for key, value in row.items()}
+            rows[name] = row | {'num_gt': counts.get(category, 0)}
+        return rows
+
+    def _proposal_recall(self, images: list[ImageResult], annotations: dict) -> dict[str, float]:
+        """Recall of boxes at each of ``proposal_nums``, averaged over IoU thresholds; crowds are
+        not asked for.
+
+        Objects and proposals are paired greedily by IoU, each used once.
+        """
+        truth: dict[Any, list] = {image.img_id: [] for image in images}
+        for a in annotations['annotations']:
+            if a['image_id'] in truth and not a['iscrowd'] and not a.get('ignore', False):
+                truth[a['image_id']].append(a['bbox'])
+        values = {}
+        for number in self.proposal_nums:
+            best = np.concatenate(
+                [_greedy_iou(_top_boxes(image, number), truth[image.img_id]) for image in images]
+                or [np.zeros(0)]
+            )
+            recall = [
+                np.mean(best >= threshold) if len(best) else -1.0 for threshold in self.iou_thrs
+            ]
+            values[f'AR@{number}'] = float(np.mean(recall))
+        print_log(
+            '\n' + '\n'.join(f'{name}\t{value:.4f}' for name, value in values.items()), 'current'
+        )
+        return values
+
+
+def read_annotations(path: str, backend_args: dict | None = None) -> dict:
+    """A COCO annotation file's ``images``, ``categories`` and ``annotations``, ready for
+    pycocotools.
+
+    ``iscrowd`` and ``area`` are filled in where missing (0, the box's area), and annotations are
+    numbered anew from 1: pycocotools takes a match with id 0 for a miss, and loses annotations that
+    share an id.
+
+    Raises:
+        DataError: missing, unreadable or not in COCO's format.
+    """
+    try:
+        data = json.loads(get_text(path, backend_args=backend_args))
+    except FileNotFoundError as error:
+        raise DataError(f'{path}: no such annotation file (CocoMetric.ann_file)') from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f'{path}: not a readable JSON file: {error}') from error
+    if not isinstance(data, dict) or not {'images', 'categories'} <= data.keys():
+        raise DataError(
+            f"{path}: not a COCO annotation file, which has 'images', 'categories' and "
+            "'annotations'"
+        )
+    # test sets come without annotations; only format_only has a use for them
+    objects = data.get('annotations', [])
+    ids = [a.get('id') for a in objects]
+    if len(set(ids)) < len(ids) or any(not isinstance(i, int) or i <= 0 for i in ids):
+        print_log(
+            f'{path}: annotation ids are not unique numbers above 0; numbered anew', 'current'
+        )
+    known = {image['id'] for image in data['images']}
+    annotations = []
+    for number, a in enumerate(objects, start=1):
+        for key in ('image_id', 'category_id', 'bbox'):
+            if key not in a:
+                raise DataError(f'{path}: annotation {a.get("id")} has no {key!r}')
+        if a['image_id'] not in known:
+            raise DataError(
+                f'{path}: annotation {a.get("id")} is of image {a["image_id"]}, not in the file'
+            )
+        a = dict(a, id=number, iscrowd=int(a.get('iscrowd', 0)))
+        a.setdefault('area', a['bbox'][2] * a['bbox'][3])
+        annotations.append(a)
+    return dict(
+        images=[
+            dict(id=i['id'], height=i.get('height'), width=i.get('width')) for i in data['images']
+        ],
+        categories=data['categories'],
+        annotations=annotations,
+    )
+
+
+def annotations_of(images: Sequence[ImageResult], classes: Sequence[str]) -> dict:
+    """The data samples' own ground truth in COCO's format; the category id is the label.
+
+    Without ``instances`` (results are only written) there are no annotations.
+    """
+    annotations = []
+    for image in images:
+        for instance in image.instances or ():
+            x1, y1, x2, y2 = instance['bbox']
+            mask = instance.get('mask')
+            area = instance.get('area')
+            if area is None and mask:
+                rle = _to_rle(mask, image.height, image.width)
+                area = float(coco_mask.area(rle)) if rle else None
+            annotation = dict(
+                id=len(annotations) + 1,
+                image_id=image.img_id,
+                category_id=int(instance['bbox_label']),
+                bbox=[x1, y1, x2 - x1, y2 - y1],
+                area=(x2 - x1) * (y2 - y1) if area is None else area,
+                iscrowd=int(instance.get('ignore_flag', 0)),
+            )
+            annotations.append(annotation | ({'segmentation': mask} if mask else {}))
+    return dict(
+        images=[dict(id=image.img_id, height=image.height, width=image.width) for image in images],
+        categories=[dict(id=label, name=name) for label, name in enumerate(classes)],
+        annotations=annotations,
+    )
+
+
+def ground_truth(annotations: dict, iou_type: str) -> COCO:
+    """pycocotools' view of the annotations; for masks without objects that have none (a warning
+    gives their number).
+    """
+    objects = annotations['annotations']
+    if iou_type == 'segm':
+        with_mask = [a for a in objects if a.get('segmentation')]
+        if len(with_mask) < len(objects):
+            print_log(
+                f'{len(objects) - len(with_mask)} of {len(objects)} annotations have no '
+                'segmentation and are left out of the '
+                'evaluation of masks',
+                'current',
+                level=30,
+            )
+        objects = with_mask
+    coco = COCO()
+    # shallow copies: pycocotools writes into the annotations
+    coco.dataset = annotations | {'annotations': [dict(a) for a in objects]}
+    coco.createIndex()
+    return coco
+
+
+def detections(
+    images: Sequence[ImageResult],
+    category_ids: Sequence[int | None],
+    truth: COCO,
+    iou_type: str,
+) -> COCO:
+    """Detections as pycocotools' ``loadRes`` would make them of a file, but also where there are
+    none.
+
+    Sizes of masks are those of the mask, not of its box.
+    """
+    records = (
+        segm_records(images, category_ids)
+        if iou_type == 'segm'
+        else bbox_records(images, category_ids)
+    )
+    areas: Iterable[float]
+    if iou_type == 'segm':
+        # one by one: pycocotools counts its list in a byte, and fails beyond 255 (numpy 2)
+        areas = (coco_mask.area(record['segmentation']) for record in records)
+    else:
+        areas = (record['bbox'][2] * record['bbox'][3] for record in records)
+    for number, (record, area) in enumerate(zip(records, areas), start=1):
+        record.update(id=number, area=area, iscrowd=0)
+    coco = COCO()
+    coco.dataset = dict(
+        images=truth.dataset['images'], categories=truth.dataset['categories'], annotations=records
+    )
+    coco.createIndex()
+    return coco
+
+
+def bbox_records(images: Sequence[ImageResult], category_ids: Sequence[int | None]) -> list[dict]:
+    """COCO box results: image_id, bbox (x, y, width, height), score, category_id; classes without a
+    category are left out.
+    """
+    records = []
+    for image in images:
+        boxes = image.bboxes.astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        for box, score, label in zip(boxes.tolist(), image.scores.tolist(), image.labels.tolist()):
+            if (category := category_ids[label]) is not None:
+                records.append(
+                    dict(image_id=image.img_id, bbox=box, score=score, category_id=category)
+                )
+    return records
+
+
+def segm_records(images: Sequence[ImageResult], category_ids: Sequence[int | None]) -> list[dict]:
+    """COCO mask results: image_id, category_id, score, segmentation (RLE, counts in bytes).
+
+    No box: readers of such a file would take the object's size from it.
+    """
+    records = []
+    for image in images:
+        scores = image.scores if image.mask_scores is None else image.mask_scores
+        for rle, score, label in zip(image.masks or (), scores.tolist(), image.labels.tolist()):
+            if (category := category_ids[label]) is not None:
+                records.append(
+                    dict(image_id=image.img_id, category_id=category, score=score, segmentation=rle)
+                )
+    return records
+
+
+def write_results(
+    images: Sequence[ImageResult], category_ids: Sequence[int | None], prefix: str
+) -> list[str]:
+    """Write ``{prefix}.bbox.json`` and, if any image has masks, ``{prefix}.segm.json``; the paths
+    written.
+    """
+    files = {f'{prefix}.bbox.json': bbox_records(images, category_ids)}
+    if any(image.masks is not None for image in images):
+        records = segm_records(images, category_ids)
+        for record in records:
+            rle = record['segmentation']
+            counts = rle['counts']
+            text = counts.decode('ascii') if isinstance(counts, bytes) else counts
+            record['segmentation'] = dict(size=[int(side) for side in rle['size']], counts=text)
+        files[f'{prefix}.segm.json'] = records
+    for path, records in files.items():
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        temporary = f'{path}.{os.getpid()}.tmp'
+        with open(temporary, 'w') as file:
+            json.dump(records, file)
+        os.replace(temporary, path)
+        print_log(f'wrote {len(records)} results to {path}', 'current')
+    return list(files)
+
+
+def _number(item: str) -> _Number:
+    """What a metric item such as mAP_50 or AR_s@1000 means."""
+    if match := re.fullmatch(r'AR(_[sml])?@(\d+)', item):
+        return _Number('AR', AREAS[match[1] or ''], int(match[2]))
+    if item not in AP_ITEMS:
+        raise ConfigError(
+            f'CocoMetric.metric_items has {item!r}; known are {", ".join(AP_ITEMS)}, AR@N, '
+            'AR_s@N, AR_m@N, AR_l@N'
+        )
+    suffix = item.removeprefix('mAP')
+    if suffix in ('_50', '_75'):
+        return _Number('AP', iou=int(suffix[1:]) / 100)
+    return _Number('AP', AREAS[suffix])
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of the entries that exist (pycocotools marks others with -1); -1 if there is none."""
+    values = values[values > -1]
+    return float(np.mean(values)) if values.size else -1.0
+
+
+def _check_images(images: Sequence[ImageResult], annotations: dict, path: str | None) -> None:
+    known = {image['id'] for image in annotations['images']}
+    foreign = [image.img_id for image in images if image.img_id not in known]
+    if foreign:
+        raise DataError(
+            f'{path}: {len(foreign)} of {len(images)} evaluated images are not in the file, the '
+            f'first with id {foreign[0]!r}; '
+            'the data set and CocoMetric.ann_file must use the same annotation file'
+        )
+    if len(images) < len(known):
+        print_log(
+            f'evaluating {len(images)} of the {len(known)} images in {path}', 'current', level=30
+        )
+
+
+def _check_labels(images: Sequence[ImageResult], num_classes: int) -> None:
+    for image in images:
+        if len(image.labels) and not 0 <= image.labels.min() <= image.labels.max() < num_classes:
+            raise ConfigError(
+                f'image {image.img_id}: a detection has label {image.labels.max()}, but the data '
+                f'set has {num_classes} '
+                'classes; num_classes of the heads must be that number'
+            )
+
+
+def _top_boxes(image: ImageResult, number: int) -> np.ndarray:
+    """The ``number`` best boxes of an image, (k, 4) x, y, width, height."""
+    order = np.argsort(-image.scores, kind='stable')[:number]
+    boxes = image.bboxes[order].astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes
+
+
+def _greedy_iou(boxes: np.ndarray, truth: Sequence[Sequence[float]]) -> np.ndarray:
+    """IoU of each object with the proposal it is paired with, best pair first; (g,), 0 where no
+    proposal is left.
+    """
+    best = np.zeros(len(truth))
+    if not len(truth) or not len(boxes):
+        return best
+    iou = coco_mask.iou(boxes, np.asarray(truth, np.float64), [0] * len(truth))  # (k, g)
+    for i in range(min(len(boxes), len(truth))):
+        proposal, target = np.unravel_index(iou.argmax(), iou.shape)
+        best[i] = iou[proposal, target]
+        iou[proposal] = -1
+        iou[:, target] = -1
+    return best
+
+
+def _class_table(per_class: dict[str, dict]) -> str:
+    keys = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
+    rows = [['category', *AP_ITEMS, 'objects']]
+    for name, row in per_class.items():
+        cells = ['-' if row[key] is None else f'{row[key]:.3f}' for key in keys]
+        rows.append([name, *cells, str(row['num_gt'])])
+    return AsciiTable(rows).table
+
+
+def _to_rle(mask: Any, height: int, width: int) -> dict | None:
+    """One object's polygons or run lengths as compressed run lengths; None if there is nothing."""
+    if isinstance(mask, dict):
+        return (
+            coco_mask.frPyObjects(mask, height, width) if isinstance(mask['counts'], list) else mask
+        )
+    polygons = [part for part in mask if len(part) >= 6]
+    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)) if polygons else None
+
+
+def _array(value: Any) -> np.ndarray:
+    """A tensor of any device and precision, or an array, as numpy."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        # numpy has no bfloat16
+        return (value.float() if value.is_floating_point() else value).numpy()
+    return np.asarray(value)
+
+
+def _plain(value: Any) -> Any:
+    """An instance of the pipeline with numpy values as lists and numbers, so that it can travel."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return value
+
+
+def _select(result: ImageResult, keep: np.ndarray) -> ImageResult:
+    """The detections where ``keep`` (n,) is true."""
+    return ImageResult(
+        img_id=result.img_id,
+        height=result.height,
+        width=result.width,
+        bboxes=result.bboxes[keep],
+        scores=result.scores[keep],
+        labels=result.labels[keep],
+        masks=None if result.masks is None else [mask for mask, k in zip(result.masks, keep) if k],
+        mask_scores=None if result.mask_scores is None else result.mask_scores[keep],
+        instances=result.instances,
+    )
+
+
+def _pack(results: Sequence[ImageResult]) -> dict:
+    """Images as a few flat tensors and lists: thousands of small tensors would take longer to send
+    than to compute.
+    """
+
+    def flat(name: str, *shape: int) -> torch.Tensor:
+        arrays = [getattr(r, name) for r in results if getattr(r, name) is not None]
+        return (
+            torch.from_numpy(np.concatenate([*arrays, np.zeros((0, *shape), arrays[0].dtype)]))
+            if arrays
+            else None
+        )
+
+    masks = [mask for r in results for mask in r.masks or ()]
+    counts = [m['counts'].encode() if isinstance(m['counts'], str) else m['counts'] for m in masks]
+    return dict(
+        img_id=[r.img_id.item() if isinstance(r.img_id, np.generic) else r.img_id for r in results],
+        size=[(r.height, r.width) for r in results],
+        number=[len(r.bboxes) for r in results],
+        bboxes=flat('bboxes', 4),
+        scores=flat('scores'),
+        labels=flat('labels'),
+        mask_scores=flat('mask_scores'),
+        has_masks=[r.masks is not None for r in results],
+        has_mask_scores=[r.mask_scores is not None for r in results],
+        rle_size=torch.tensor([m['size'] for m in masks], dtype=torch.int32),
+        rle_length=torch.tensor([len(c) for c in counts], dtype=torch.int32),
+        rle=b''.join(counts),
+        instances=[r.instances for r in results],
+    )
+
+
+def _unpack(packed: dict) -> list[ImageResult]:
+    """The inverse of :func:`_pack`."""
+    sizes = packed['rle_size'].tolist()
+    ends = packed['rle_length'].cumsum(0, dtype=torch.int64).tolist()
+    rles = [
+        dict(size=size, counts=packed['rle'][end - length : end])
+        for size, length, end in zip(sizes, packed['rle_length'].tolist(), ends)
+    ]
+    results = []
+    start = mask_start = score_start = 0
+    for i, number in enumerate(packed['number']):
+        rows = slice(start, start + number)
+        start += number
+        masks = mask_scores = None
+        if packed['has_masks'][i]:
+            masks = rles[mask_start : mask_start + number]
+            mask_start += number
+        if packed['has_mask_scores'][i]:
+            mask_scores = packed['mask_scores'][score_start : score_start + number].numpy()
+            score_start += number
+        height, width = packed['size'][i]
+        results.append(
+            ImageResult(
+                img_id=packed['img_id'][i],
+                height=height,
+                width=width,
+                bboxes=packed['bboxes'][rows].numpy(),
+                scores=packed['scores'][rows].numpy(),
+                labels=packed['labels'][rows].numpy(),
+                masks=masks,
+                mask_scores=mask_scores,
+                instances=packed['instances'][i],
+            )
+        )
+    return results
+
+
+def _some(names: Iterable[str], limit: int = 10) -> str:
+    names = list(names)
+    more = f', ... ({len(names)} in all)' if len(names) > limit else ''
+    return ', '.join(names[:limit]) + more
