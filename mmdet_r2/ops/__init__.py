@@ -1,7 +1,8 @@
-"""Compiled operators: NMS and RoIAlign (deformable convolutions are mmcv layers built by name).
+"""Operators on boxes: NMS and RoIAlign (deformable convolutions are mmcv layers built by name).
 
-mmcv's compiled operators are used where they are there; torchvision's stand in for an mmcv that was
-built without them. With neither, importing works and the first use says which command repairs it.
+On the CPU RoIAlign is our own; everything else is compiled. mmcv's compiled operators are used
+where they are there; torchvision's stand in for an mmcv that was built without them. With neither,
+importing works and the first use says which command repairs it.
 """
 
 import functools
@@ -9,6 +10,8 @@ import importlib
 
 import torch
 from torch import Tensor
+
+from mmdet_r2.ops.roi_align_cpu import roi_align_cpu
 
 _FIX = (
     'mmcv has no compiled operators (mmcv._ext is missing): it was built in isolation or with '
@@ -115,14 +118,20 @@ def roi_align(
         aligned: shift by half a cell (the correct grid); False is the legacy grid with RoIs of at
             least one cell.
     """
-    if backend() == 'mmcv':
+    dtype = feature.dtype
+    if feature.device.type == 'cpu' or dtype == torch.bfloat16:
+        feature = feature.float()  # neither mmcv nor torchvision has a bfloat16 kernel
+    rois = rois.to(feature)
+    if feature.device.type == 'cpu':
+        pooled = roi_align_cpu(feature, rois, output_size, spatial_scale, sampling_ratio, aligned)
+    elif backend() == 'mmcv':
         from mmcv.ops import roi_align as mmcv_roi_align
 
-        return mmcv_roi_align(
-            feature, rois.to(feature), output_size, spatial_scale, sampling_ratio, 'avg', aligned
+        pooled = mmcv_roi_align(
+            feature, rois, output_size, spatial_scale, sampling_ratio, 'avg', aligned
         )
-    from torchvision.ops import roi_align as tv_roi_align
+    else:
+        from torchvision.ops import roi_align as tv_roi_align
 
-    return tv_roi_align(
-        feature, rois.to(feature), output_size, spatial_scale, sampling_ratio, aligned
-    )
+        pooled = tv_roi_align(feature, rois, output_size, spatial_scale, sampling_ratio, aligned)
+    return pooled.to(dtype)

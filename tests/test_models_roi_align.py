@@ -1,0 +1,58 @@
+"""Our CPU RoIAlign against mmcv's compiled operator, forward and backward."""
+
+import pytest
+import torch
+
+from mmdet_r2.ops import roi_align
+
+mmcv_ops = pytest.importorskip('mmcv.ops')
+
+
+def _rois(num: int, width: int, height: int) -> torch.Tensor:
+    """RoIs of every shape: ordinary, elongated, outside the image, empty."""
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(num, 2, generator=generator) * torch.tensor([width, height]) - 8
+    extent = torch.rand(num, 2, generator=generator).pow(3) * torch.tensor([width, height])
+    rois = torch.cat(
+        [torch.randint(0, 2, (num, 1), generator=generator), corner, corner + extent], 1
+    )
+    rois[0, 1:] = torch.tensor([5.0, 5.0, 5.0, 5.0])
+    rois[1, 1:] = torch.tensor([-60.0, -60.0, -20.0, -20.0])
+    rois[2, 1:] = torch.tensor([0.0, 3.0, float(width), 6.0])
+    rois[3, 1:] = torch.tensor([7.0, 0.0, 9.0, float(height)])
+    return rois
+
+
+@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize('sampling_ratio', [0, 2])
+@pytest.mark.parametrize('num', [6, 600])
+def test_equals_mmcv_forward_and_backward(num, sampling_ratio, aligned):
+    height, width = 30, 44
+    feature = torch.randn(2, 5, height, width, dtype=torch.float32)
+    rois = _rois(num, width * 4, height * 4)
+    ours_in, theirs_in = feature.clone().requires_grad_(), feature.clone().requires_grad_()
+    ours = roi_align(ours_in, rois, (7, 5), 0.25, sampling_ratio, aligned)
+    theirs = mmcv_ops.roi_align(theirs_in, rois, (7, 5), 0.25, sampling_ratio, 'avg', aligned)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    grad = torch.randn_like(theirs)
+    ours.backward(grad)
+    theirs.backward(grad)
+    torch.testing.assert_close(ours_in.grad, theirs_in.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_no_roi_is_an_empty_result_with_a_zero_gradient():
+    feature = torch.randn(1, 3, 8, 8, requires_grad=True)
+    pooled = roi_align(feature, torch.zeros(0, 5), (7, 7), 0.25)
+    assert pooled.shape == (0, 3, 7, 7)
+    pooled.sum().backward()
+    assert feature.grad is not None and feature.grad.abs().sum() == 0
+
+
+def test_half_precision_features_keep_their_dtype():
+    feature = torch.randn(1, 4, 16, 16).bfloat16()
+    rois = torch.tensor([[0.0, 3.0, 4.0, 40.0, 50.0]])
+    pooled = roi_align(feature, rois, (7, 7), 0.25)
+    assert pooled.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        pooled.float(), roi_align(feature.float(), rois, (7, 7), 0.25), rtol=1e-2, atol=1e-2
+    )
