@@ -1,0 +1,474 @@
+"""From a config file, name or object to a checked mmengine ``Config``: the one door every tool and
+API goes through.
+
+Order of work: find the file, read its ``_base_`` chain, apply overrides, move mmdetection's scope
+to ours, import what ``custom_imports`` asks for, and check every key
+(:mod:`mmdet_r2.config_check`). :func:`origins` tells which line of which file a value came from; it
+reads the files' syntax trees and runs nothing.
+"""
+
+import ast
+import copy
+import difflib
+import functools
+import importlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+
+from .errors import ConfigError
+
+SCOPE = 'mmdet_r2'
+# A config made for one of these scopes names the same components as ours does.
+_FOREIGN_SCOPES = ('mmdet', 'mmengine', 'mmcv')
+
+# Spelling differences between the published v2 names (ours) and those of mmdetection 3.x, applied
+# to both sides.
+_SPELLINGS = (
+    ('-', '_'),
+    ('res2net_', 'r2_'),
+    ('mstrain_', 'ms_'),
+    ('ms_poly', 'poly'),
+    ('multiscale', 'ms'),
+)
+
+
+def load_config(
+    source: 'str | Path | Config',
+    overrides: dict[str, Any] | None = None,
+    *,
+    check: bool = True,
+) -> Config:
+    """The config of ``source``, ready to build from: resolved, in our scope, with every key
+    checked.
+
+    Args:
+        source: path of a config file; bare name of a config that comes with the package (with or
+            without ``.py``, published name or mmdetection 3.x's); or a ``Config``, which is copied
+            and left alone.
+        overrides: dotted key -> value (``{'train_dataloader.batch_size': 4}``), as
+            ``--cfg-options`` gives them. List items are addressed by index
+            (``train_dataloader.dataset.pipeline.2.prob``).
+        check: False skips the check of keys (and the imports it needs); the rest is done all the
+            same.
+
+    Raises:
+        ConfigError: the file or name does not exist, the file does not run, a key is unknown to the
+            component it is meant for, a ``type`` is registered nowhere, or nothing reads a
+            top-level key.
+    """
+    if isinstance(source, Config):
+        config = copy.deepcopy(source)
+    else:
+        config = _read(find_config(source))
+    overrides = dict(overrides or {})
+    if overrides:
+        _apply(config, overrides)
+    to_our_scope(config)
+    _import_custom_modules(config)
+    if check:
+        from .config_check import (
+            check_config,
+        )  # needs every registered component; loading alone does not
+
+        check_config(config, overrides)
+    return config
+
+
+# ----------------------------------------------------------------------------------------------
+# finding
+
+
+def find_config(source: str | Path) -> Path:
+    """Path of the config file that ``source`` names.
+
+    Raises:
+        ConfigError: no such file or name; the message has the nearest names.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix not in ('.py', '.json', '.yaml', '.yml'):
+            raise ConfigError(f'{path}: a config is a .py, .json, .yaml or .yml file.')
+        return path
+    known = shipped_configs()
+    name = path.name.removesuffix('.py')
+    # A path that is not there is an error, even if its last part is a name we know: the user may
+    # have edited that file.
+    if len(path.parts) == 1:
+        if name in known:
+            return known[name]
+        from .zoo.index import find_model
+
+        model = find_model(name)
+        if model is not None and model.config.is_file():
+            return model.config
+        for other, file in known.items():
+            if _common_spelling(other) == _common_spelling(name):
+                return file
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f'; nearest known configs: {", ".join(near)}' if near else ''
+    raise ConfigError(f'{source}: no such config file or name{hint}.')
+
+
+@functools.cache
+def shipped_configs() -> dict[str, Path]:
+    """Name -> path of every config in the checkout's ``configs/`` or, once installed, the packaged
+    copy of it."""
+    package = Path(__file__).resolve().parent
+    found: dict[str, Path] = {}
+    for folder in (package.parent / 'configs', package / '.mim' / 'configs'):
+        for file in sorted(folder.rglob('*.py')) if folder.is_dir() else ():
+            if '_base_' not in file.relative_to(folder).parts:
+                found.setdefault(file.stem, file)
+    return found
+
+
+def _common_spelling(name: str) -> str:
+    for one, other in _SPELLINGS:
+        name = name.replace(one, other)
+    return name
+
+
+# ----------------------------------------------------------------------------------------------
+# reading
+
+
+def _read(path: Path) -> Config:
+    try:
+        # custom_imports are imported later: mmdetection's own modules have to be left out first
+        return Config.fromfile(path, import_custom_modules=False)
+    except ConfigError:
+        raise
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f'{path}: needs the module {error.name!r}, which is not installed. A `_base_` of another package '
+            '("name::file") has to be copied beside this config.'
+        ) from error
+    except Exception as error:
+        # A config is a program: whatever it raises is the user's to fix.
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ConfigError(f'{path}: cannot be read: {type(error).__name__}: {reason}') from error
+
+
+def _apply(config: Config, overrides: dict[str, Any]) -> None:
+    try:
+        config.merge_from_dict(overrides)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = ' '.join(str(error.args[0] if error.args else error).split())
+        raise ConfigError(f'--cfg-options {", ".join(overrides)}: {reason}') from error
+
+
+def to_our_scope(config: Config) -> None:
+    """Rewrite ``config`` in place so that it names our components, whichever of mmdetection's
+    spellings it used."""
+    scope = config.get('default_scope')
+    if scope not in (None, SCOPE, *_FOREIGN_SCOPES):
+        raise ConfigError(
+            f"default_scope: '{scope}' is another project's; components here are those of '{SCOPE}'."
+        )
+    _strip_scope(config._cfg_dict)
+    config.default_scope = SCOPE
+
+
+def _strip_scope(node: Any) -> None:
+    if isinstance(node, dict):
+        if node.get('_scope_') in _FOREIGN_SCOPES or node.get('_scope_', '') is None:
+            node.pop('_scope_')
+        for key in ('type', 'constructor'):
+            value = node.get(key)
+            if isinstance(value, str) and value.startswith('mmdet.'):
+                node[key] = value.removeprefix('mmdet.')
+        for value in node.values():
+            _strip_scope(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            _strip_scope(value)
+
+
+def _import_custom_modules(config: Config) -> None:
+    wanted = config.get('custom_imports')
+    if not wanted:
+        return
+    imports = wanted.get('imports', [])
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    ours = [name for name in imports if name.split('.')[0] != 'mmdet']
+    if len(ours) < len(imports):
+        left_out = ', '.join(sorted(set(imports) - set(ours)))
+        print_log(f'custom_imports: {left_out} left out (mmdetection is not used).', 'current')
+    for name in ours:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            if wanted.get('allow_failed_imports', False):
+                print_log(f'custom_imports: {name}: {error}', 'current', logging.WARNING)
+                continue
+            raise ConfigError(
+                f'custom_imports: {name} cannot be imported ({error}); is its folder on PYTHONPATH?'
+            ) from error
+    wanted['imports'] = ours
+
+
+# ----------------------------------------------------------------------------------------------
+# where a value comes from
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One place that sets a value: a line of a config file, or the command line (``file`` is then
+    ``--cfg-options``)."""
+
+    file: str
+    line: int
+    value: Any = None  # where it is written as a plain constant
+
+    def __str__(self) -> str:
+        return f'{self.file}:{self.line}' if self.line else self.file
+
+
+@dataclass
+class ConfigFile:
+    """One file of a ``_base_`` chain, as its syntax tree tells.
+
+    Attributes:
+        assigned: top-level name -> line of its last assignment.
+        read: names that the file itself uses.
+        read_from_base: names that the file takes from its bases (``_base_.x`` or ``{{_base_.x}}``).
+    """
+
+    path: Path
+    bases: list['ConfigFile'] = field(default_factory=list)
+    assigned: dict[str, int] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+    read_from_base: set[str] = field(default_factory=set)
+    tree: ast.Module | None = None
+    content: dict[str, Any] = field(default_factory=dict)  # JSON and YAML
+
+    def chain(self) -> Iterator['ConfigFile']:
+        """Every file, bases first: the order in which values override each other."""
+        for base in self.bases:
+            yield from base.chain()
+        yield self
+
+
+def config_files(path: str | Path) -> ConfigFile:
+    """The ``_base_`` chain of a config file."""
+    path = Path(path)
+    text = path.read_text(encoding='utf-8')
+    file = ConfigFile(path, read_from_base=set(re.findall(r'\{\{\s*_base_\.(\w+)', text)))
+    if path.suffix == '.py':
+        file.tree = ast.parse(text)
+        bases = _scan(file)
+    else:
+        file.content = yaml.safe_load(text) or {}  # JSON is YAML
+        file.assigned = dict.fromkeys(file.content, 0)
+        bases = file.content.get('_base_', [])
+    bases = [bases] if isinstance(bases, str) else bases
+    file.bases = [
+        config_files(os.path.normpath(path.parent / base)) for base in bases if '::' not in base
+    ]
+    return file
+
+
+def _scan(file: ConfigFile) -> Any:
+    """Fill ``file`` from its tree; returns what ``_base_`` is."""
+    bases: Any = []
+    assert file.tree is not None
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            file.read.add(node.id)
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == '_base_'
+        ):
+            file.read_from_base.add(node.attr)
+    for statement in file.tree.body:
+        for target in _targets(statement):
+            if isinstance(target, ast.Name):
+                file.assigned[target.id] = statement.lineno
+                if target.id == '_base_' and isinstance(statement, ast.Assign):
+                    try:
+                        bases = ast.literal_eval(statement.value)
+                    except ValueError:  # an expression; only mmengine, which runs it, can tell
+                        bases = []
+    return bases
+
+
+def _targets(statement: ast.stmt) -> list[ast.expr]:
+    """What a top-level statement assigns to, names inside tuples, ``for`` and ``with`` included."""
+    found: list[ast.expr] = []
+    for node in ast.walk(statement):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.ListComp, ast.DictComp)):
+            continue
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, (ast.AugAssign, ast.AnnAssign, ast.For)):
+            targets = [node.target]
+        else:
+            continue
+        for target in targets:
+            found += target.elts if isinstance(target, (ast.Tuple, ast.List)) else [target]
+    return found
+
+
+def origins(path: str | Path, overrides: dict[str, Any] | None = None) -> dict[str, list[Origin]]:
+    """Dotted key -> every place that sets it, in the order they apply (the last one wins).
+
+    A key that no line names by itself (made by a loop or a function) is covered by the entry of its
+    parent: see :func:`origin_of`.
+    """
+    found: dict[str, list[Origin]] = {}
+    for file in config_files(path).chain():
+        if file.tree is None:
+            entries = list(_entries_of_value(file.content, ()))
+        else:
+            entries = list(_entries_of_tree(file.tree, found))
+        for keys, line, kind, value in entries:
+            key = '.'.join(keys)
+            if kind != 'merge':  # a constant, a list or `_delete_=True`: nothing below it survives
+                for other in [name for name in found if name.startswith(key + '.')]:
+                    del found[other]
+            if kind == 'delete':
+                found[key] = []
+            found.setdefault(key, []).append(Origin(str(file.path), line, value))
+    for key, value in (overrides or {}).items():
+        for other in [name for name in found if name.startswith(key + '.')]:
+            del found[other]
+        found.setdefault(key, []).append(Origin('--cfg-options', 0, value))
+    return found
+
+
+def origin_of(table: dict[str, list[Origin]], key: str) -> list[Origin]:
+    """Places that set ``key``, or the nearest key above it that has any; [] if there is none."""
+    while key:
+        if table.get(key):
+            return table[key]
+        key = key.rpartition('.')[0]
+    return []
+
+
+_Entry = tuple[
+    tuple[str, ...], int, str, Any
+]  # keys, line, 'merge' | 'replace' | 'delete', constant
+
+
+def _entries_of_value(value: Any, keys: tuple[str, ...]) -> Iterator[_Entry]:
+    if isinstance(value, dict):
+        if keys:
+            yield keys, 0, 'delete' if value.get('_delete_') else 'merge', None
+        for key, child in value.items():
+            if key not in ('_base_', '_delete_'):
+                yield from _entries_of_value(child, (*keys, str(key)))
+    else:
+        yield keys, 0, 'replace', value
+
+
+def _entries_of_tree(tree: ast.Module, base: dict[str, list[Origin]]) -> Iterator[_Entry]:
+    variables: dict[str, ast.expr] = {}
+    for statement in tree.body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    keys = _path_of(target)
+                    if not keys or keys[0].startswith('_base_'):
+                        continue
+                    if len(keys) == 1:
+                        variables[keys[0]] = node.value
+                    yield from _entries_of_node(node.value, keys, node.lineno, variables)
+            elif (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in ('update', 'append', 'insert', 'extend')
+            ):
+                keys = _path_of(node.func.value)
+                if not keys or keys[0] not in variables:
+                    continue
+                if node.func.attr == 'update':
+                    for part in node.args:
+                        yield from _entries_of_node(part, keys, node.lineno, variables)
+                    for keyword in node.keywords:
+                        yield from _entries_of_node(
+                            keyword.value, (*keys, keyword.arg or ''), node.lineno, variables
+                        )
+                else:
+                    yield keys, node.lineno, 'merge', None
+
+
+def _path_of(node: ast.expr) -> tuple[str, ...]:
+    """('model', 'backbone') of ``model.backbone`` or ``model['backbone']``; () of anything else."""
+    if isinstance(node, ast.Name):
+        return (node.id,)
+    if isinstance(node, ast.Attribute):
+        parent = _path_of(node.value)
+        return (*parent, node.attr) if parent else ()
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        parent = _path_of(node.value)
+        return (*parent, str(node.slice.value)) if parent else ()
+    return ()
+
+
+def _entries_of_node(
+    node: ast.expr, keys: tuple[str, ...], line: int, variables: dict[str, ast.expr], depth: int = 0
+) -> Iterator[_Entry]:
+    if isinstance(node, ast.Name) and node.id in variables and depth < 8:
+        # a helper variable: its own lines set the parts
+        value = variables[node.id]
+        yield from _entries_of_node(value, keys, value.lineno, variables, depth + 1)
+        return
+    pairs: list[tuple[str, ast.expr, int]] | None = None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        pairs = [(k.arg, k.value, k.lineno) for k in node.keywords if k.arg]
+    elif isinstance(node, ast.Dict):
+        pairs = [
+            (str(k.value), v, k.lineno)
+            for k, v in zip(node.keys, node.values, strict=True)
+            if isinstance(k, ast.Constant)
+        ]
+    if pairs is not None:
+        deleted = any(name == '_delete_' for name, _, _ in pairs)
+        yield keys, line, 'delete' if deleted else 'merge', None
+        for name, value, at in pairs:
+            if name != '_delete_':
+                yield from _entries_of_node(value, (*keys, name), at, variables, depth)
+    elif isinstance(node, (ast.List, ast.Tuple)):
+        yield keys, line, 'replace', _constant(node)
+        for index, item in enumerate(node.elts):
+            if not isinstance(item, ast.Constant):
+                yield from _entries_of_node(
+                    item, (*keys, str(index)), item.lineno, variables, depth
+                )
+    else:
+        yield keys, line, 'replace', _constant(node)
+
+
+def _constant(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return None
+
+
+def flatten(config: Config | ConfigDict | dict) -> dict[str, Any]:
+    """Dotted key -> value of every leaf; an empty dict or list is a leaf too."""
+
+    def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+        items: Any = ()
+        if isinstance(value, dict):
+            items = value.items()
+        elif isinstance(value, (list, tuple)) and any(isinstance(v, (dict, list)) for v in value):
+            items = enumerate(value)
+        if not items:
+            yield key, value
+        for name, child in items:
+            yield from leaves(child, f'{key}.{name}' if key else str(name))
+
+    mapping = config._cfg_dict if isinstance(config, Config) else config
+    return dict(leaves(mapping, '')) if mapping else {}

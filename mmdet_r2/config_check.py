@@ -1,0 +1,592 @@
+"""Every key of a config is one that something reads, or loading it is an error.
+
+A dictionary with a ``type`` is a component: its keys are compared with the signature of the class
+(or function) that the registries find, base classes included where it passes ``**kwargs`` on. A
+dictionary without ``type`` is compared with :data:`PLAIN`, the table of such dictionaries. The
+other tables list the exceptions: keys that a parent takes out before it builds
+(:data:`TAKEN_BY_PARENT`), and keys that mmdetection's configs carry although nothing uses them
+(:data:`UNUSED`).
+"""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine import registry as root
+from mmengine.config import Config
+from mmengine.registry import Registry
+from torch import nn
+from torch.utils.data import DataLoader
+
+from . import registry
+from .config import ConfigFile, Origin, config_files, origin_of, origins
+from .engine import registries
+from .errors import ConfigError
+
+# ----------------------------------------------------------------------------------------------
+# tables
+
+#: Where a ``type`` name is looked up, by the part of the config it stands in.
+ROLES: dict[str, tuple[Registry, ...]] = {
+    'model': (registry.MODELS, registry.TASK_UTILS),
+    'data': (registry.DATASETS, registry.TRANSFORMS, registry.DATA_SAMPLERS, root.FUNCTIONS),
+    'dataset': (registry.DATASETS,),
+    'transform': (registry.TRANSFORMS,),
+    'data_sampler': (registry.DATA_SAMPLERS,),
+    'function': (root.FUNCTIONS,),
+    'init': (registry.WEIGHT_INITIALIZERS,),
+    'metric': (registry.METRICS, registries.EVALUATOR),
+    'hook': (registry.HOOKS,),
+    'loop': (registry.LOOPS,),
+    'optim_wrapper': (registries.OPTIM_WRAPPERS,),
+    'optimizer': (registries.OPTIMIZERS,),
+    'scheduler': (registries.PARAM_SCHEDULERS,),
+    'visualizer': (registry.VISUALIZERS,),
+    'vis_backend': (registries.VISBACKENDS,),
+    'log_processor': (registries.LOG_PROCESSORS,),
+    'model_wrapper': (registries.MODEL_WRAPPERS,),
+}
+
+#: Roles of the values of top-level keys.
+TOP_ROLES = {
+    'model': 'model',
+    'data_preprocessor': 'model',
+    'tta_model': 'model',
+    'tta_pipeline': 'transform',
+    'train_dataloader': 'data',
+    'val_dataloader': 'data',
+    'test_dataloader': 'data',
+    'train_cfg': 'loop',
+    'val_cfg': 'loop',
+    'test_cfg': 'loop',
+    'val_evaluator': 'metric',
+    'test_evaluator': 'metric',
+    'optim_wrapper': 'optim_wrapper',
+    'param_scheduler': 'scheduler',
+    'default_hooks': 'hook',
+    'custom_hooks': 'hook',
+    'visualizer': 'visualizer',
+    'log_processor': 'log_processor',
+    'model_wrapper_cfg': 'model_wrapper',
+}
+
+#: Top-level keys with a plain value.
+TOP_PLAIN = frozenset(
+    (
+        'work_dir auto_scale_lr load_from resume launcher env_cfg log_level default_scope '
+        'randomness experiment_name sync_bn find_unused_parameters activation_checkpointing '
+        'efficient_conv_bn_eval compile custom_imports runner_type'
+    ).split()
+)
+TOP_KEYS = frozenset(TOP_ROLES) | TOP_PLAIN
+
+#: Keys that change the role of what is below them.
+KEY_ROLES = {
+    'dataset': 'dataset',
+    'datasets': 'dataset',
+    'pipeline': 'transform',
+    'transforms': 'transform',
+    'sampler': 'data_sampler',
+    'batch_sampler': 'data_sampler',
+    'collate_fn': 'function',
+    'worker_init_fn': 'function',
+    'optimizer': 'optimizer',
+    'vis_backends': 'vis_backend',
+    'init_cfg': 'init',
+    'override': 'init',
+    'metrics': 'metric',
+}
+# `sampler` inside a model is a RoI sampler, `transforms` inside a metric is the user's affair, ...
+_KEY_ROLES_WITHIN = {
+    'data': {'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn'},
+    'dataset': {'dataset', 'datasets', 'pipeline'},
+    'transform': {'transforms'},
+    'optim_wrapper': {'optimizer'},
+    'visualizer': {'vis_backends'},
+    'model': {'init_cfg', 'override'},
+    'init': {'override'},
+    'metric': {'metrics'},
+}
+
+#: A component may leave out its ``type`` here.
+DEFAULT_TYPES = {
+    'optim_wrapper': 'OptimWrapper',
+    'log_processor': 'LogProcessor',
+    'visualizer': 'Visualizer',
+    'model_wrapper_cfg': 'MMDistributedDataParallel',
+    'val_cfg': 'ValLoop',
+    'test_cfg': 'TestLoop',
+}
+
+#: Components that are looked up by name elsewhere than in a registry: mmcv's ops, so that the check
+#: needs no compiled ops.
+OPS = {
+    'nms': 'iou_threshold offset score_threshold max_num class_agnostic split_thr',
+    'soft_nms': 'iou_threshold sigma min_score method offset class_agnostic split_thr max_num',
+    'RoIAlign': 'output_size spatial_scale sampling_ratio pool_mode aligned use_torchvision',
+    'RoIPool': 'output_size spatial_scale',
+    'DCN': 'deform_groups groups im2col_step fallback_on_stride stride padding dilation bias',
+    'DCNv2': 'deform_groups groups im2col_step fallback_on_stride stride padding dilation bias',
+}
+
+#: Keys that are taken out, or added to another call, before the component of this parameter or role
+#: is built.
+TAKEN_BY_PARENT = {
+    'norm_cfg': 'requires_grad',
+    'conv_cfg': 'fallback_on_stride',
+    'dcn': 'fallback_on_stride',
+    'upsample_cfg': 'scale_factor upsample_kernel mode up_kernel up_group encoder_kernel encoder_dilation '
+    'compressed_channels',
+    'optim_wrapper': 'optimizer constructor paramwise_cfg',
+    'init_cfg': 'override',
+    'override': 'name override',
+    'train_cfg': 'by_epoch',
+    'role:hook': 'priority',
+    'role:scheduler': 'convert_to_iter_based',
+}
+
+#: Keys that a class hands to another one through ``**kwargs``.
+PASSED_ON = {
+    'EMAHook': 'momentum gamma interval device update_buffers',
+    'RandomResize': 'keep_ratio clip_object_border backend interpolation',
+    'RandomChoiceResize': 'keep_ratio clip_object_border backend interpolation',
+    'MMDistributedDataParallel': 'device_ids output_device dim broadcast_buffers process_group bucket_cap_mb '
+    'find_unused_parameters check_reduction gradient_as_bucket_view static_graph',
+}
+
+#: Keys that mmdetection's configs carry and that change nothing; where our class does not take them
+#: they are dropped.
+UNUSED = {
+    '*': '_scope_ file_client_args',
+    'MaxIoUAssigner': 'gpu_assign_thr iou_calculator',
+    'RandomSampler': 'floor floor_thr',
+    'OHEMSampler': 'loss_key',
+    'PackDetInputs': 'instance_mapping_table',
+    'CocoDataset': 'serialize_data lazy_init max_refetch indices',
+    'LoadAnnotations': 'box_type poly2mask',
+    'DetVisualizationHook': 'backend_args',
+    'CocoMetric': 'collect_device sort_categories use_mp_eval',
+}
+
+_OPEN = None
+_DATALOADER = 'dataset sampler batch_sampler num_batch_per_epoch disable_subprocess_warning'
+_RPN_PROPOSAL = 'nms_pre nms_post max_per_img max_num nms nms_thr min_bbox_size nms_across_levels'
+#: Keys of dictionaries without ``type``: the name they have in their parent -> keys.
+#: ``parent.name`` goes before ``name``. None: any key. A trailing ``~``: keys are free, except that
+#: near-misses of those listed are taken for typing errors.
+PLAIN: dict[str, str | None] = {
+    'train_dataloader': _DATALOADER,
+    'val_dataloader': _DATALOADER,
+    'test_dataloader': _DATALOADER,
+    'auto_scale_lr': 'enable base_batch_size',
+    'env_cfg': 'cudnn_benchmark mp_cfg dist_cfg resource_limit channels_last',
+    'mp_cfg': 'mp_start_method opencv_num_threads omp_num_threads mkl_num_threads',
+    'dist_cfg': 'backend timeout init_backend init_method port device_id',
+    'randomness': 'seed diff_rank_seed deterministic',
+    'custom_imports': 'imports allow_failed_imports',
+    'default_hooks': 'runtime_info timer sampler_seed logger param_scheduler checkpoint visualization early_stopping '
+    'num_class_check invalid_loss unreadable_images progress ~',
+    'train_cfg': 'rpn rpn_proposal rcnn',
+    'test_cfg': 'rpn rcnn panoptic',
+    'train_cfg.rpn': 'assigner sampler allowed_border pos_weight debug',
+    'train_cfg.rpn_proposal': _RPN_PROPOSAL,
+    'train_cfg.rcnn': 'assigner sampler mask_size pos_weight debug mask_thr_binary',
+    'test_cfg.rpn': _RPN_PROPOSAL,
+    'test_cfg.rcnn': 'score_thr nms max_per_img mask_thr_binary rescale',
+    'test_cfg.panoptic': 'score_thr max_per_img mask_thr_binary mask_overlap nms stuff_area_limit',
+    'tta_cfg': 'nms max_per_img',
+    'paramwise_cfg': 'custom_keys lr_mult decay_mult bias_lr_mult bias_decay_mult norm_decay_mult flat_decay_mult '
+    'dwconv_decay_mult dcn_offset_lr_mult bypass_duplicate',
+    'custom_keys': _OPEN,
+    'custom_keys.*': 'lr_mult decay_mult',
+    'clip_grad': 'type max_norm norm_type error_if_nonfinite foreach clip_value',
+    'loss_scale': 'init_scale growth_factor backoff_factor growth_interval enabled',
+    'filter_cfg': 'filter_empty_gt min_size bbox_min_size',
+    'data_prefix': 'img img_path seg seg_map_path sub_data_root ann ~',
+    'metainfo': 'classes palette CLASSES PALETTE dataset_type task_name thing_classes stuff_classes ~',
+    'backend_args': 'backend path_mapping ~',
+    'upsample_cfg': 'mode scale_factor align_corners',
+    'anchor_generator.centers': _OPEN,
+    'plugins': 'cfg stages position',
+}
+
+#: Keys of mmdetection 2.x and other common mistakes -> what to write instead.
+HINTS = {
+    'data': 'mmdetection 2.x: use train_dataloader, val_dataloader and test_dataloader',
+    'samples_per_gpu': 'mmdetection 2.x: use train_dataloader.batch_size',
+    'workers_per_gpu': 'mmdetection 2.x: use train_dataloader.num_workers',
+    'lr_config': 'mmdetection 2.x: use param_scheduler',
+    'optimizer_config': 'mmdetection 2.x: use optim_wrapper (clip_grad goes there)',
+    'runner': 'mmdetection 2.x: use train_cfg=dict(by_epoch=True, max_epochs=...)',
+    'total_epochs': 'mmdetection 2.x: use train_cfg.max_epochs',
+    'checkpoint_config': 'mmdetection 2.x: use default_hooks.checkpoint',
+    'log_config': 'mmdetection 2.x: use default_hooks.logger and visualizer.vis_backends',
+    'evaluation': 'mmdetection 2.x: use val_evaluator and train_cfg.val_interval',
+    'dist_params': 'mmdetection 2.x: use env_cfg.dist_cfg',
+    'workflow': 'mmdetection 2.x: remove it; train_cfg, val_cfg and test_cfg say what runs',
+    'resume_from': 'mmdetection 2.x: use resume=True and load_from',
+    'cudnn_benchmark': 'use env_cfg.cudnn_benchmark',
+    'fp16': "use optim_wrapper=dict(type='AmpOptimWrapper') or --amp",
+    'seed': 'use randomness=dict(seed=...)',
+    'train_dataset': 'use train_dataloader.dataset',
+    'val_dataset': 'use val_dataloader.dataset',
+    'test_dataset': 'use test_dataloader.dataset',
+    'optimizer': 'use optim_wrapper.optimizer',
+    'gpu_ids': 'remove it; the launcher and CUDA_VISIBLE_DEVICES choose devices',
+}
+
+
+# ----------------------------------------------------------------------------------------------
+# check
+
+
+def check_config(config: Config, overrides: dict[str, Any] | None = None) -> None:
+    """Raise if ``config`` has a key that nothing reads; drop (in place) the unused keys that
+    mmdetection's configs carry.
+
+    Args:
+        config: resolved config in our scope.
+        overrides: dotted keys that the command line set; those that only set a helper variable are
+            errors too.
+
+    Raises:
+        ConfigError: one line for the first few mistakes, each with its dotted key and the nearest
+            valid one.
+    """
+    checker = _Checker(config, overrides or {})
+    checker.run()
+    if checker.problems:
+        shown = '; '.join(checker.problems[:5])
+        more = len(checker.problems) - 5
+        name = f'{config.filename}: ' if config.filename else ''
+        raise ConfigError(f'{name}{shown}{f"; and {more} more" if more > 0 else ""}')
+
+
+@dataclass
+class _Checker:
+    config: Config
+    overrides: dict[str, Any]
+    problems: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        for key, value in self.config._cfg_dict.items():
+            if key in TOP_ROLES:
+                if value is not None:
+                    self.visit(value, (key,), TOP_ROLES[key])
+            elif key in TOP_PLAIN:
+                if isinstance(value, dict) and key in PLAIN:
+                    self.plain(value, (key,), 'plain')
+            # anything else is a variable or a mistake: see top_level
+        self.top_level()
+
+    # ---- components
+
+    def visit(self, node: Any, path: tuple[str, ...], role: str) -> None:
+        if isinstance(node, (list, tuple)):
+            for index, item in enumerate(node):
+                self.visit(item, (*path, str(index)), role)
+        elif isinstance(node, dict):
+            if 'type' in node or (_name(path) in DEFAULT_TYPES and len(path) == 1):
+                self.component(node, path, role)
+            else:
+                self.plain(node, path, role)
+
+    def component(self, node: dict, path: tuple[str, ...], role: str) -> None:
+        kind = node.get('type', DEFAULT_TYPES.get(_name(path)))
+        target = kind if callable(kind) else self.find(kind, path, role)
+        name = getattr(target, '__name__', kind)
+        if target is not None:
+            accepted = _accepted(target) if callable(target) else frozenset(target.split())
+            if accepted is not None:
+                self.keys(node, path, role, name, accepted | self.extra(path, role, str(kind)))
+        for key, value in node.items():
+            if key != 'type' and isinstance(value, (dict, list, tuple)):
+                self.visit(value, (*path, key), _role_below(role, key))
+
+    def extra(self, path: tuple[str, ...], role: str, kind: str) -> set[str]:
+        words = ['type', *PASSED_ON.get(kind, '').split()]
+        words += TAKEN_BY_PARENT.get(_name(path), '').split()
+        words += TAKEN_BY_PARENT.get(f'role:{role}', '').split()
+        return set(words)
+
+    def keys(
+        self, node: dict, path: tuple[str, ...], role: str, name: str, accepted: frozenset[str]
+    ) -> None:
+        unused = {*UNUSED['*'].split(), *UNUSED.get(name, '').split()}
+        unknown = []
+        for key in list(node):
+            if key in accepted or key.startswith('__'):
+                continue
+            if key in unused:
+                del node[key]
+            else:
+                unknown.append(key)
+        if not unknown:
+            return
+        leftover = self.leftover(path, unknown, name)
+        if leftover:
+            self.problems.append(leftover)
+            return
+        for key in unknown:
+            self.problems.append(
+                f'{".".join((*path, key))}: {name} has no such key{_nearest(key, accepted)}'
+                f'{self.place((*path, key))}'
+            )
+
+    def find(self, kind: Any, path: tuple[str, ...], role: str) -> Callable | str | None:
+        """The class or function called ``kind``, or a string with its keys; None after an error was
+        noted."""
+        if not isinstance(kind, str):
+            self.problems.append(
+                f'{".".join((*path, "type"))}: {kind!r} is neither a name nor a class'
+            )
+            return None
+        registries = ROLES[role]
+        for candidate in registries:
+            found = candidate.get(kind)
+            if found is not None:
+                return found
+        if role == 'model' and kind in OPS:
+            return OPS[kind]
+        if role == 'loop' and path[0] == 'train_cfg' and kind == 'TrainLoop':
+            return None
+        known = {name for registry_ in registries for name in _names(registry_)}
+        if role == 'model':
+            known |= set(OPS)
+        near = difflib.get_close_matches(kind, sorted(known), n=3, cutoff=0.6)
+        hint = f' (did you mean {" or ".join(near)}?)' if near else ''
+        where = ' or '.join(dict.fromkeys(registry_.name for registry_ in registries))
+        self.problems.append(
+            f"{'.'.join((*path, 'type'))}: '{kind}' is not registered as {where}{hint}"
+            f'{self.place((*path, "type"))}'
+        )
+        return None
+
+    def leftover(self, path: tuple[str, ...], unknown: list[str], name: str) -> str | None:
+        """A message for the keys that a base file set for another ``type``, or None if that is not
+        what happened."""
+        kinds = origin_of(self.origins, '.'.join((*path, 'type')))
+        kinds = [kind for kind in kinds if isinstance(kind.value, str)]
+        if len(kinds) < 2 or kinds[-1].value == kinds[-2].value:
+            return None
+        old = [
+            (key, made[-1])
+            for key in unknown
+            if (made := self.origins.get('.'.join((*path, key))))
+            and made[-1].file != kinds[-1].file
+        ]
+        if len(old) < len(unknown):
+            return None
+        keys = ', '.join(f'{key} ({place})' for key, place in old)
+        return (
+            f'{".".join(path)}: type was changed from {kinds[-2].value} to {name} ({kinds[-1]}), '
+            f'which has no such keys: {keys}; add _delete_=True to {_name(path)} or remove them'
+        )
+
+    # ---- dictionaries without type
+
+    def plain(self, node: dict, path: tuple[str, ...], role: str) -> None:
+        name, parent = _name(path), _name(path[:-1])
+        table = PLAIN
+        for key in (f'{parent}.{name}', f'{parent}.*', name):
+            if key in table:
+                listed = table[key]
+                break
+        else:
+            listed = _OPEN
+        if len(path) == 1 and name == 'train_cfg':  # by_epoch picks the loop
+            loop = 'EpochBasedTrainLoop' if node.get('by_epoch', True) else 'IterBasedTrainLoop'
+            self.keys(node, path, role, loop, _accepted(registry.LOOPS.get(loop)) | {'by_epoch'})
+            return
+        if listed is not None:
+            words = set(listed.split())
+            free = '~' in words
+            words -= {'~'}
+            if name.endswith('_dataloader'):
+                words |= _accepted(DataLoader)
+            for key in list(node):
+                if key in words or key in UNUSED['*'].split() or str(key).startswith('_'):
+                    continue
+                near = _nearest(key, words)
+                if free and not difflib.get_close_matches(key, words, n=1, cutoff=0.75):
+                    continue
+                self.problems.append(
+                    f'{".".join((*path, str(key)))}: {name} has no such key{near}'
+                    f'{self.place((*path, str(key)))}'
+                )
+        elif name != 'custom_keys':
+            for key in node:  # a component whose `type` is mistyped looks like a plain dictionary
+                if difflib.SequenceMatcher(None, str(key), 'type').ratio() > 0.7:
+                    self.problems.append(
+                        f'{".".join((*path, str(key)))}: no such key (did you mean type?)'
+                        f'{self.place((*path, str(key)))}'
+                    )
+        for key, value in node.items():
+            if isinstance(value, (dict, list, tuple)):
+                self.visit(value, (*path, str(key)), _role_below(role, str(key)))
+
+    # ---- top level
+
+    def top_level(self) -> None:
+        tree = self.config._cfg_dict
+        unknown = [key for key in tree if key not in TOP_KEYS and not key.startswith('_')]
+        if not unknown and not self.overrides:
+            return
+        files = self.files
+        given = {key.split('.')[0] for key in self.overrides}
+        values: list[Any] | None = None
+        for key in unknown:
+            if key in given:
+                where = self.place((key,), base=True)
+                if where and files and any(key in file.assigned for file in files.chain()):
+                    problem = f'{key}: has no effect from the command line; it is a variable that was used '
+                    problem += f'while the file was read{where}; set the key that uses it instead'
+                else:
+                    problem = f'{key}: nothing reads this key{_hint(key)}'
+                self.problems.append(problem)
+                continue
+            if files is not None and any(key in file.assigned for file in files.chain()):
+                if _is_read(key, files):
+                    continue
+                values = _values(tree) if values is None else values
+                # written out by Config.dump: the variable has been replaced by its value
+                if not files.bases and any(_same(tree[key], value) for value in values):
+                    continue
+            else:  # made in Python, without a file
+                values = _values(tree) if values is None else values
+                if any(_same(tree[key], value) for value in values):
+                    continue
+            self.problems.append(f'{key}: nothing reads this key{_hint(key)}{self.place((key,))}')
+
+    # ---- provenance, read only when there is something to explain
+
+    @functools.cached_property
+    def files(self) -> ConfigFile | None:
+        name = self.config.filename
+        if not name or not Path(name).is_file():
+            return None
+        try:
+            return config_files(name)
+        except (OSError, SyntaxError, ValueError):
+            return None
+
+    @functools.cached_property
+    def origins(self) -> dict[str, list[Origin]]:
+        if self.files is None:
+            return {}
+        return origins(self.config.filename, self.overrides)
+
+    def place(self, path: tuple[str, ...], base: bool = False) -> str:
+        made = origin_of(self.origins, '.'.join(path))
+        made = [origin for origin in made if origin.line] if base else made
+        return f' [{made[-1]}]' if made else ''
+
+
+def _name(path: tuple[str, ...]) -> str:
+    """The last part of ``path`` that is a key, not a list index."""
+    return next((part for part in reversed(path) if not part.isdigit()), '')
+
+
+def _role_below(role: str, key: str) -> str:
+    return KEY_ROLES[key] if key in _KEY_ROLES_WITHIN.get(role, ()) else role
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.45)
+    return f' (did you mean {near[0]}?)' if near else ''
+
+
+def _hint(key: str) -> str:
+    if key in HINTS:
+        return f' ({HINTS[key]})'
+    return _nearest(key, TOP_KEYS)
+
+
+def _is_read(key: str, files: ConfigFile) -> bool:
+    """Whether the last file that assigns ``key``, or one that inherits from it, uses it."""
+    chain = list(files.chain())
+    last = max(index for index, file in enumerate(chain) if key in file.assigned)
+    if key in chain[last].read:
+        return True
+    heirs = [file for file in chain if file is not chain[last] and chain[last] in file.chain()]
+    return any(key in file.read_from_base for file in heirs)
+
+
+def _values(tree: dict) -> list[Any]:
+    """Every value under the known top-level keys: what a helper variable may have been used for."""
+    found: list[Any] = []
+
+    def collect(value: Any) -> None:
+        found.append(value)
+        if isinstance(value, dict):
+            for child in value.values():
+                collect(child)
+        elif isinstance(value, (list, tuple)):
+            for child in value:
+                collect(child)
+
+    for key in TOP_KEYS & set(tree):
+        collect(tree[key])
+    return found
+
+
+def _same(variable: Any, value: Any) -> bool:
+    if isinstance(variable, str) and isinstance(value, str) and variable:
+        return variable in value  # data_root + 'annotations/...'
+    if type(variable) is not type(value) and not (
+        isinstance(variable, (list, tuple)) and isinstance(value, (list, tuple))
+    ):
+        return False
+    try:
+        return bool(variable == value)
+    except (ValueError, RuntimeError):  # arrays
+        return False
+
+
+@functools.cache
+def _names(candidate: Registry) -> frozenset[str]:
+    names = set(candidate.module_dict)
+    return frozenset(names | (_names(candidate.parent) if candidate.parent is not None else set()))
+
+
+@functools.cache
+def _accepted(target: Callable) -> frozenset[str] | None:
+    """Keywords that ``target`` can be called with; None if it takes any (a user's class with
+    ``**kwargs``)."""
+    if isinstance(target, functools.partial):
+        target = target.func
+    if not inspect.isclass(target):
+        names, more = _parameters(target)
+        return None if more else names
+    names: frozenset[str] = frozenset()
+    for base in target.__mro__:
+        if base in (object, nn.Module):
+            break
+        if '__init__' not in vars(base):
+            continue
+        found, more = _parameters(vars(base)['__init__'])
+        names |= found
+        if not more:
+            return names
+    ours = target.__module__.split('.')[0] in ('mmdet_r2', 'mmengine', 'mmcv', 'torch')
+    return names if ours else None
+
+
+def _parameters(function: Callable) -> tuple[frozenset[str], bool]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):
+        return frozenset(), True
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = frozenset(p.name for p in parameters if p.kind in named and p.name != 'self')
+    return names, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def known_keys(config: Config) -> Config:
+    """A copy without helper variables: what is worth writing to a file."""
+    kept = {key: value for key, value in config._cfg_dict.items() if key in TOP_KEYS}
+    return Config(kept, filename=None)
