@@ -1,0 +1,25 @@
+"""Running a config: the Runner, its training loops and the hooks that mmengine lacks."""
+
+from .amp import AmpOptimWrapper, default_amp_dtype
+from .checkpoint import CheckpointHook, latest_checkpoint
+from .hooks import NumClassCheckHook, ProgressHook, UnreadableImagesHook, check_num_classes
+from .invalid_loss import InvalidLossError, InvalidLossHook
+from .loops import EpochBasedTrainLoop, IterBasedTrainLoop
+from .runner import Runner, build_runner
+
+__all__ = [
+    'AmpOptimWrapper',
+    'CheckpointHook',
+    'EpochBasedTrainLoop',
+    'InvalidLossError',
+    'InvalidLossHook',
+    'IterBasedTrainLoop',
+    'NumClassCheckHook',
+    'ProgressHook',
+    'Runner',
+    'UnreadableImagesHook',
+    'build_runner',
+    'check_num_classes',
+    'default_amp_dtype',
+    'latest_checkpoint',
+]

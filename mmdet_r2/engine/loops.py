@@ -1,0 +1,122 @@
+"""mmengine's training loops, continued exactly where they stopped.
+
+Registered under mmengine's names, which configs use. They differ from it in three things: after a
+resume they start at the batch that was next, without reading the ones before; random states are
+restored right before that batch; validation leaves the random numbers of training alone.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.runner import BaseLoop
+from mmengine.runner import EpochBasedTrainLoop as _EpochBasedTrainLoop
+from mmengine.runner import IterBasedTrainLoop as _IterBasedTrainLoop
+from torch import nn
+
+from ..registry import LOOPS
+from .data_order import endless_batches
+from .state import untouched_rng
+
+
+@LOOPS.register_module()
+class EpochBasedTrainLoop(_EpochBasedTrainLoop):
+    """Passes over the data; validates every ``val_interval`` epochs.
+
+    Args:
+        runner: the runner that owns the loop.
+        dataloader: from :func:`build_train_dataloader`.
+        max_epochs: passes over the data.
+        val_begin: first epoch after which to validate.
+        val_interval: epochs between validations.
+        dynamic_intervals: ``(epoch, interval)`` pairs that change ``val_interval`` later on.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        max_epochs: int,
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
+
+    def run(self) -> nn.Module:
+        """Train; returns the (wrapped) model."""
+        self.runner.call_hook('before_train')
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._decide_current_val_interval()
+            if _validation_due(self, self._epoch, self._max_epochs):
+                _validate(self.runner)
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """One pass, or what is left of it."""
+        # A checkpoint written after the last batch of an epoch, but before the epoch's end, leaves
+        # none.
+        start = self._iter - self._epoch * len(self.dataloader)
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        self.dataloader.batch_sampler.seek(self._epoch, start)
+        if start < len(self.dataloader):
+            for index, data_batch in enumerate(self.dataloader, start):
+                self.runner.restore_rng()
+                self.run_iter(index, data_batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+
+@LOOPS.register_module()
+class IterBasedTrainLoop(_IterBasedTrainLoop):
+    """A number of steps, over endless or repeated passes; validates every ``val_interval`` steps.
+
+    Args:
+        runner: the runner that owns the loop.
+        dataloader: from :func:`build_train_dataloader`.
+        max_iters: steps.
+        val_begin: first step after which to validate.
+        val_interval: steps between validations.
+        dynamic_intervals: ``(step, interval)`` pairs that change ``val_interval`` later on.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        max_iters: int,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        super().__init__(runner, dataloader, max_iters, val_begin, val_interval, dynamic_intervals)
+
+    def run(self) -> nn.Module:
+        """Train; returns the (wrapped) model."""
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        batches: Iterator[Any] = endless_batches(self.dataloader, self._iter)
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            data_batch = next(batches)
+            self.runner.restore_rng()
+            self.run_iter(data_batch)
+            self._decide_current_val_interval()
+            if _validation_due(self, self._iter, self._max_iters):
+                _validate(self.runner)
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+
+def _validation_due(loop: BaseLoop, done: int, total: int) -> bool:
+    if loop.runner.val_loop is None or done < loop.val_begin:
+        return False
+    return done % loop.val_interval == 0 or done == total
+
+
+def _validate(runner: Any) -> None:
+    with untouched_rng() as state, runner.rng_as_of(state):
+        runner.val_loop.run()

@@ -1,0 +1,560 @@
+"""mmengine's Runner with safe reading, atomic writing and exact resuming, and the set-up of a run
+from its config."""
+
+import functools
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import torch
+from mmengine.config import Config
+from mmengine.dist import all_reduce, broadcast, is_distributed, is_main_process
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import MODEL_WRAPPERS
+from mmengine.runner import BaseLoop, set_random_seed
+from mmengine.runner import Runner as _Runner
+from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.utils import apply_to
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .. import __version__
+from ..config import load_config
+from ..errors import CheckpointError, ConfigError
+from ..registry import LOOPS, RUNNERS
+from ..zoo import load_checkpoint as zoo_load_checkpoint
+from ..zoo import read_checkpoint
+from .checkpoint import latest_checkpoint, write_atomically
+from .data_order import build_train_dataloader
+from .state import (
+    RngState,
+    gather_rng_states,
+    get_rng_state,
+    pending_gradients,
+    restore_gradients,
+    set_rng_state,
+    unpack_rng_state,
+)
+
+#: Hooks of every run, by the name that ``default_hooks`` overrides (or switches off with None).
+DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
+    'num_class_check': {'type': 'NumClassCheckHook'},
+    'invalid_loss': {'type': 'InvalidLossHook'},
+    'unreadable_images': {'type': 'UnreadableImagesHook'},
+    'progress': {'type': 'ProgressHook'},
+}
+
+#: Seconds after which a rank that waits for another gives up; long enough for one process to
+#: evaluate while others wait.
+COLLECTIVE_TIMEOUT = 900
+
+_number_of_runs = itertools.count()
+
+
+def build_runner(config: Config) -> 'Runner':
+    """A Runner for ``config``: checked, in our scope, with our hooks; nothing is trained or read
+    yet but the config.
+
+    Args:
+        config: as :func:`mmdet_r2.config.load_config` gives it, or any ``Config``; it is copied.
+            Without ``work_dir`` the work folder is ``work_dirs/<name of the config>``.
+
+    Raises:
+        ConfigError: see :func:`mmdet_r2.config.load_config`; or the model cannot be built.
+    """
+    config = load_config(config)
+    stem = Path(config.filename).stem if config.filename else 'run'
+    if not config.get('work_dir'):
+        config.work_dir = str(Path('work_dirs') / stem)
+    # Loggers and message hubs are found by name: two runs of one process must not share them.
+    number = next(_number_of_runs)
+    name = config.get('experiment_name') or stem
+    config.experiment_name = name if number == 0 else f'{name}-{number}'
+    if config.get('visualizer') is not None and number:
+        base = config.visualizer.get('name') or 'visualizer'
+        config.visualizer.name = f'{base}-{number}'
+    hooks = deepcopy(DEFAULT_HOOKS)
+    own = [h.get('type') for h in config.get('custom_hooks') or [] if isinstance(h, dict)]
+    hooks = {key: hook for key, hook in hooks.items() if hook['type'] not in own}
+    for key, hook in (config.get('default_hooks') or {}).items():
+        if hook is None and key in hooks:
+            del hooks[key]
+        else:
+            hooks[key] = hook
+    config.default_hooks = hooks
+    safe_loading()
+    return Runner.from_cfg(config)
+
+
+def safe_loading() -> None:
+    """Let every checkpoint that mmengine itself reads pass through our reader, which runs nothing
+    that a file carries."""
+
+    def load_safely(filename: str, map_location: Any = None) -> dict[str, Any]:
+        return read_checkpoint(filename, map_location or 'cpu')
+
+    for prefix in list(CheckpointLoader._schemes):
+        CheckpointLoader.register_scheme(prefix, load_safely, force=True)
+
+
+@RUNNERS.register_module()
+class Runner(_Runner):
+    """mmengine's Runner; build it with :func:`build_runner`.
+
+    A checkpoint also holds the random states of every rank, the position in the data and gradients
+    not yet applied, so that a resumed run is the run that was interrupted: bit for bit where the
+    computation itself is deterministic.
+    """
+
+    # ------------------------------------------------------------------------------------- set-up
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """Processes, threads and, if distributed, the process group: NCCL on GPUs, gloo on CPUs."""
+        dist_cfg = dict(env_cfg.get('dist_cfg') or {})
+        dist_cfg.setdefault('timeout', COLLECTIVE_TIMEOUT)
+        if not torch.cuda.is_available():
+            dist_cfg['backend'] = 'gloo'
+            if self.distributed and not is_distributed():
+                # mmengine's set-up selects a GPU first
+                _init_cpu_group(self.launcher, dist_cfg['timeout'])
+        super().setup_env({**env_cfg, 'dist_cfg': dist_cfg})
+        self.channels_last = bool(env_cfg.get('channels_last', False))
+        self._replay: RngState | None = None
+        self._as_of: RngState | None = None
+        self._resumed: dict[str, Any] | None = None
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """Model on its device, in its memory layout, inside DDP if distributed.
+
+        Options of DDP come from ``model_wrapper_cfg``; by default buffers are not broadcast and
+        unused parameters are not searched for: every parameter gets a gradient in every step.
+        """
+        if is_model_wrapper(model):
+            return super().wrap_model(model_wrapper_cfg, model)
+        if self.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        if not self.distributed:
+            return super().wrap_model(model_wrapper_cfg, model)
+        if torch.cuda.is_available():
+            options = dict(model_wrapper_cfg or {})
+            options.setdefault('type', 'MMDistributedDataParallel')
+            options.setdefault('broadcast_buffers', False)
+            options.setdefault(
+                'find_unused_parameters', self.cfg.get('find_unused_parameters', False)
+            )
+            options.setdefault('gradient_as_bucket_view', True)
+            return super().wrap_model(options, model)
+        if any('SyncB' in type(module).__name__ for module in model.modules()):
+            self.logger.warning(
+                'SyncBN does not run on CPUs: batch norm statistics are those of each process alone.'
+            )
+            model = revert_sync_batchnorm(model)
+        options = dict(model_wrapper_cfg or {})
+        options.setdefault('type', 'MMDistributedDataParallel')
+        options.setdefault('broadcast_buffers', False)
+        options.setdefault('find_unused_parameters', self.cfg.get('find_unused_parameters', False))
+        return MODEL_WRAPPERS.build(options, default_args={'module': model})
+
+    def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
+        """The training loop; ``by_epoch`` picks one where no ``type`` is given."""
+        if isinstance(loop, BaseLoop):
+            return loop
+        loop = dict(loop)
+        if 'by_epoch' in loop:
+            by_epoch = loop.pop('by_epoch')
+            loop.setdefault('type', 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop')
+        loop.setdefault('type', 'EpochBasedTrainLoop')
+        if not isinstance(self._train_dataloader, DataLoader):
+            self._train_dataloader = build_train_dataloader(self._train_dataloader, self._run_seed)
+        return LOOPS.build(
+            loop, default_args={'runner': self, 'dataloader': self._train_dataloader}
+        )
+
+    @functools.cached_property
+    def _config_text(self) -> str:
+        return self.cfg.pretty_text  # formatting takes a second: once per run is enough
+
+    @property
+    def _run_seed(self) -> int:
+        """The seed that all ranks share."""
+        different = self._randomness_cfg.get('diff_rank_seed', False)
+        return self.seed - self.rank if different else self.seed
+
+    def scale_lr(
+        self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None
+    ) -> None:
+        """Scale learning rates with the batch, as ``auto_scale_lr`` asks; say what was done, or
+        what would be advisable.
+
+        The batch is what makes one step: images per process x processes x accumulated batches.
+
+        Raises:
+            ConfigError: scaling is asked for but ``base_batch_size`` is missing.
+        """
+        enabled = bool(auto_scale_lr and auto_scale_lr.get('enable', False))
+        base = (auto_scale_lr or {}).get('base_batch_size')
+        if base is None:
+            if enabled:
+                raise ConfigError(
+                    'auto_scale_lr.base_batch_size: missing; it is the batch size that the '
+                    'learning rate was chosen for.'
+                )
+            return
+        several = isinstance(optim_wrapper, OptimWrapperDict)
+        wrappers = list(optim_wrapper.values()) if several else [optim_wrapper]
+        for wrapper in wrappers:
+            batch = self.train_dataloader.batch_sampler.batch_size * self.world_size
+            batch *= wrapper._accumulative_counts
+            before = wrapper.optimizer.param_groups[0]['lr']
+            after = before * batch / base
+            change = f'lr {before:g} -> {after:g} (batch {base} -> {batch})'
+            if not enabled:
+                if batch != base:
+                    self.logger.warning(
+                        f'The learning rate is that of batch {base}, the batch is {batch}: '
+                        f'--auto-scale-lr would set {change}.'
+                    )
+                continue
+            self.logger.info(change)
+            for group in wrapper.optimizer.param_groups:
+                group['lr'] = group['lr'] * batch / base
+            if wrapper.base_param_settings is not None:
+                wrapper.base_param_settings['lr'] *= batch / base
+
+    def dump_config(self) -> None:
+        """Write the config to the work folder, without the variables that were only used while its
+        files were read."""
+        if not is_main_process():
+            return
+        from ..config_check import known_keys
+
+        name = Path(self.cfg.filename).name if self.cfg.filename else f'{self.timestamp}.py'
+        known_keys(self.cfg).dump(str(Path(self.work_dir) / Path(name).with_suffix('.py').name))
+
+    # ------------------------------------------------------------------------------------- random
+    # states
+
+    def restore_rng(self) -> None:
+        """Called by the loops right before a step: the first one after a resume continues with the
+        saved random states."""
+        if self._replay is not None:
+            set_rng_state(self._replay)
+            self._replay = None
+
+    @contextmanager
+    def rng_as_of(self, state: RngState) -> Iterator[None]:
+        """Checkpoints written within carry ``state``: that of training, not of what runs in
+        between."""
+        former, self._as_of = self._as_of, state
+        try:
+            yield
+        finally:
+            self._as_of = former
+
+    # -------------------------------------------------------------------------------------
+    # checkpoints
+
+    def train(self) -> nn.Module:
+        """Train, from the start or from where a checkpoint left off; returns the (wrapped)
+        model."""
+        if self._resume:
+            self._find_checkpoint()
+        return super().train()
+
+    def _find_checkpoint(self) -> None:
+        """Read the checkpoint to resume from before anything is built: the data order needs its
+        seed."""
+        if self._load_from is None:
+            path = _from_first_rank(latest_checkpoint, self.work_dir)
+            if path is None:
+                self.logger.warning(
+                    f'Nothing to resume in {self.work_dir}: training starts from the beginning.'
+                )
+                self._resume = False
+                return
+            self._load_from = path
+        checkpoint = read_checkpoint(self._load_from)
+        meta = checkpoint.get('meta')
+        if not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):
+            raise CheckpointError(
+                f'{self._load_from}: holds weights only and cannot be resumed; '
+                'to start from its weights set load_from instead.'
+            )
+        self._resumed = checkpoint
+        seed, wanted = meta.get('seed'), self._randomness_cfg.get('seed')
+        if seed is None:
+            return
+        if self._randomness_cfg.get('diff_rank_seed', False) and 'mmdet_r2' not in checkpoint:
+            seed = None
+        if wanted is not None and seed is not None and wanted != seed:
+            self.logger.warning(
+                f'randomness.seed is {wanted}, but the run being resumed has {seed}, which is used.'
+            )
+        self._randomness_cfg = {**self._randomness_cfg, 'seed': seed}
+        self._seed = set_random_seed(
+            seed=seed,
+            deterministic=self._randomness_cfg.get('deterministic', False),
+            diff_rank_seed=self._randomness_cfg.get('diff_rank_seed', False),
+        )
+
+    def load_or_resume(self) -> None:
+        """Load the weights of ``load_from``, or continue the run it belongs to."""
+        if self._has_loaded:
+            return
+        if self._resume and self._load_from is not None:
+            self.resume(self._load_from)
+        elif self._load_from is not None:
+            self.load_checkpoint(self._load_from)
+
+    def load_checkpoint(
+        self, filename: str, map_location: Any = 'cpu', strict: bool = False
+    ) -> dict[str, Any]:
+        """Weights of any known layout into the model; returns the checkpoint as read, with the
+        weights as the model has them.
+
+        Raises:
+            CheckpointError: unreadable, or of another model; see
+                :func:`mmdet_r2.zoo.load_checkpoint`.
+        """
+        checkpoint = dict(read_checkpoint(filename, map_location))
+        model = _unwrapped(self.model)
+        zoo_load_checkpoint(model, checkpoint, strict=strict)
+        # Hooks (EMA) copy what they are given: the converted names, not those of the file.
+        checkpoint['state_dict'] = model.state_dict()
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        self._has_loaded = True
+        return checkpoint
+
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = 'cpu',
+    ) -> None:
+        """Continue the run that wrote ``filename``: weights, optimiser, schedules, logs, position
+        in the data, random states.
+
+        Raises:
+            CheckpointError: unreadable, without what resuming needs, or of another model.
+        """
+        if self._resumed is None:
+            self._load_from = filename
+            self._find_checkpoint()
+        assert self._resumed is not None
+        checkpoint, self._resumed = self._resumed, None
+        self._resume = True
+        meta = checkpoint['meta']
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = _unwrapped(self.model)
+        zoo_load_checkpoint(model, checkpoint, strict=True)
+        self.train_loop._epoch = meta['epoch']
+        self.train_loop._iter = meta['iter']
+        if 'message_hub' in checkpoint:
+            self.message_hub.load_state_dict(checkpoint['message_hub'])
+        if resume_optimizer:
+            if 'optimizer' not in checkpoint:
+                raise CheckpointError(
+                    f'{filename}: has no optimizer and cannot be resumed; '
+                    'to start from its weights set load_from instead.'
+                )
+            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+            self.optim_wrapper.load_state_dict(checkpoint['optimizer'])
+        if resume_param_scheduler and self.param_schedulers is not None:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+            saved = checkpoint.get('param_schedulers', [])
+            for scheduler, state in zip(_flat(self.param_schedulers), _flat(saved)):
+                scheduler.load_state_dict(state)
+        self._continue(checkpoint.get('mmdet_r2'), filename)
+        self._has_loaded = True
+        self.logger.info(f'resumed {filename}: epoch {self.epoch + 1}, iteration {self.iter + 1}')
+
+    def _continue(self, extra: dict[str, Any] | None, filename: str) -> None:
+        """Position in the data and random states, or a warning why the run will not be the very
+        same."""
+        if extra is None:
+            self.logger.warning(
+                f'{filename} was not written by mmdet_r2: weights and optimiser are resumed, random states are not.'
+            )
+            return
+        ranks, batch = len(extra['rng']), extra['batch_size']
+        here = self.train_dataloader.batch_sampler.batch_size
+        if (ranks, batch) != (self.world_size, here):
+            self.logger.warning(
+                f'{filename} was written by {ranks} processes with batch {batch}, this run has '
+                f'{self.world_size} with {here}: it continues at the same iteration with other data.'
+            )
+            loop, done = self.train_loop, extra['epoch_progress']
+            if not self.train_dataloader.batch_sampler.endless and loop.max_epochs > 1:
+                # as many epochs, and as much of the current one, as before
+                length = len(self.train_dataloader)
+                loop._iter = loop._epoch * length + min(length, round(done * length))
+        if self.rank < ranks:
+            self._replay = unpack_rng_state(extra['rng'][self.rank])
+        restore_gradients(_unwrapped(self.model), extra['gradients'])
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict[str, Any] | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict[str, Any] | None = None,
+        by_epoch: bool = True,
+        backend_args: dict[str, Any] | None = None,
+    ) -> None:
+        """Write a checkpoint, atomically where ``out_dir`` is a local folder. All ranks have to
+        call it; the first one writes.
+
+        The file is mmengine's (``meta``, ``state_dict``, ``message_hub``, ``optimizer``,
+        ``param_schedulers``) and an entry ``mmdet_r2`` with what an exact resume needs besides. It
+        can be read with ``torch.load(weights_only=True)`` and mmengine's and numpy's inert types
+        allowed.
+
+        Args:
+            out_dir, filename: where to.
+            file_client_args: not used; in mmengine's signature.
+            save_optimizer, save_param_scheduler: include them.
+            meta: entries beside the usual ones; ``epoch`` and ``iter`` are those to continue with.
+            by_epoch: whether, without ``meta``, the call comes from the end of an epoch or of a
+                step.
+            backend_args: of mmengine's file backend, for remote folders.
+        """
+        rng = gather_rng_states(self._as_of or get_rng_state())
+        gradients = self._pending_gradients() if save_optimizer else {}
+        if not is_main_process():
+            return
+        meta = dict(meta or {})
+        meta.setdefault('epoch', self.epoch + 1 if by_epoch else self.epoch)
+        meta.setdefault('iter', self.iter if by_epoch else self.iter + 1)
+        meta.update(
+            cfg=self._config_text,
+            seed=self._run_seed,
+            experiment_name=self.experiment_name,
+            time=time.strftime('%Y%m%d_%H%M%S', time.localtime()),
+            mmengine_version=mmengine.__version__,
+            mmdet_r2_version=__version__,
+        )
+        dataset = self.train_dataloader.dataset
+        if getattr(dataset, 'metainfo', None):
+            meta['dataset_meta'] = _plain(dataset.metainfo)
+        length = len(self.train_dataloader)
+        checkpoint: dict[str, Any] = {
+            'meta': meta,
+            'state_dict': _on_cpu(_unwrapped(self.model).state_dict()),
+            'message_hub': _on_cpu(self.message_hub.state_dict()),
+            'mmdet_r2': {
+                'rng': rng,
+                'batch_size': self.train_dataloader.batch_sampler.batch_size,
+                'epoch_progress': (meta['iter'] - meta['epoch'] * length) / max(1, length),
+                'gradients': gradients,
+            },
+        }
+        if save_optimizer:
+            checkpoint['optimizer'] = _on_cpu(self.optim_wrapper.state_dict())
+        if save_param_scheduler and self.param_schedulers is not None:
+            schedulers = self.param_schedulers
+            if isinstance(schedulers, dict):
+                states: Any = {
+                    name: [s.state_dict() for s in part] for name, part in schedulers.items()
+                }
+            else:
+                states = [scheduler.state_dict() for scheduler in schedulers]
+            checkpoint['param_schedulers'] = states
+        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+        if '://' in str(out_dir) or backend_args:
+            mmengine.runner.save_checkpoint(
+                checkpoint,
+                mmengine.fileio.join_path(out_dir, filename, backend_args=backend_args),
+                backend_args=backend_args,
+            )
+        else:
+            write_atomically(checkpoint, Path(out_dir) / filename)
+
+    def _pending_gradients(self) -> dict[str, Tensor]:
+        wrapper = self.optim_wrapper
+        if isinstance(wrapper, OptimWrapperDict) or wrapper._accumulative_counts == 1:
+            return {}
+        gradients = pending_gradients(_unwrapped(self.model))
+        if self.world_size > 1:
+            # Ranks have not exchanged theirs yet; the mean, on every rank, gives the same step.
+            for gradient in gradients.values():
+                all_reduce(gradient, op='mean')
+        return gradients
+
+
+def _init_cpu_group(launcher: str, timeout: float) -> None:
+    """A gloo process group from the variables that the launcher sets."""
+    names = {
+        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+        'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    }
+    if launcher in names:
+        for ours, theirs in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), names[launcher]):
+            if theirs in os.environ:
+                os.environ.setdefault(ours, os.environ[theirs])
+        os.environ.setdefault('MASTER_PORT', '29500')
+    missing = [
+        name
+        for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
+        if name not in os.environ
+    ]
+    if missing:
+        raise ConfigError(
+            f'--launcher {launcher}: {", ".join(missing)} not set in the environment; '
+            'start the run with tools/dist_train.sh (torchrun).'
+        )
+    os.environ.setdefault('LOCAL_RANK', '0')
+    torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=timeout))
+
+
+def _from_first_rank(find: Any, *args: Any) -> str | None:
+    """What ``find`` returns on rank 0, on every rank."""
+    if not is_distributed():
+        return find(*args)
+    text = (find(*args) or '') if is_main_process() else ''
+    size = 4096
+    data = torch.zeros(size, dtype=torch.uint8)
+    encoded = text.encode()[:size]
+    data[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
+    broadcast(data)
+    return bytes(data.tolist()).rstrip(b'\0').decode() or None
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _on_cpu(state: Any) -> Any:
+    return apply_to(state, lambda x: hasattr(x, 'cpu'), lambda x: x.cpu())
+
+
+def _flat(schedulers: Any) -> list[Any]:
+    if isinstance(schedulers, dict):
+        return [scheduler for part in schedulers.values() for scheduler in part]
+    return list(schedulers)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` of tuples, lists, dictionaries, texts and numbers only: readable without unpickling
+    objects."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return (
+            type(value)(_plain(item) for item in value)
+            if type(value) in (list, tuple)
+            else [_plain(item) for item in value]
+        )
+    if hasattr(value, 'tolist'):
+        return value.tolist()
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,193 @@
+"""A detector, data set and metric of a few lines, for tests of what runs them; also imported by the
+processes they start."""
+
+import copy
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
+from torch import nn
+
+from mmdet_r2.registry import DATASETS, METRICS, MODELS
+from mmdet_r2.structures import DetDataSample
+
+
+@DATASETS.register_module()
+class ToyDataset:
+    """Images of random pixels; what is drawn comes from all three generators.
+
+    Args:
+        length: images.
+        bad: index of an image with an infinite pixel, or None.
+        classes: number of class names.
+        log: file that the index of every image read is appended to.
+    """
+
+    def __init__(
+        self, length: int = 12, bad: int | None = None, classes: int = 3, log: str | None = None
+    ) -> None:
+        self.length = length
+        self.bad = bad
+        self.log = log
+        self.metainfo = {
+            'classes': tuple(f'class{i}' for i in range(classes)),
+            'palette': [(1, 2, 3)],
+        }
+
+    def __len__(self) -> int:
+        return self.length
+
+    def get_data_info(self, index: int) -> dict[str, Any]:
+        return {'width': 8 + index % 2, 'height': 8, 'img_path': f'image{index}.jpg'}
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if self.log:
+            with open(self.log, 'a', encoding='utf-8') as file:
+                file.write(f'{index}\n')
+        pixels = np.random.rand(3, 8, 8) + random.random() + index
+        image = torch.from_numpy(pixels).float() * torch.rand(1)
+        if index == self.bad:
+            image[0, 0, 0] = float('inf')
+        sample = DetDataSample(metainfo={'img_path': f'image{index}.jpg', 'img_id': index})
+        sample.gt_instances = InstanceData(
+            bboxes=torch.tensor([[1.0, 1, 5, 5]]), labels=torch.tensor([index % 3])
+        )
+        return {'inputs': image, 'data_samples': sample}
+
+
+class _Head(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.fc = nn.Linear(4, num_classes)
+
+
+class _RoIHead(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.bbox_head = _Head(num_classes)
+
+
+@MODELS.register_module()
+class ToyDetector(BaseModel):
+    """Convolution, batch norm, dropout, linear.
+
+    Args:
+        num_classes: of the head.
+        explode_at: number of forward passes after which the loss is NaN; None for never.
+        pause: seconds that a training step takes longer.
+        frozen_bn: keep batch norm in evaluation mode.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 3,
+        explode_at: int | None = None,
+        pause: float = 0,
+        dropout: float = 0.5,
+        frozen_bn: bool = False,
+        norm: str = 'BN',
+    ) -> None:
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 4, 3)
+        self.bn = nn.SyncBatchNorm(4) if norm == 'SyncBN' else nn.BatchNorm2d(4)
+        self.dropout = nn.Dropout(dropout)
+        self.roi_head = _RoIHead(num_classes)
+        self.explode_at = explode_at
+        self.pause = pause
+        self.frozen_bn = frozen_bn
+        self.passes = 0
+
+    def train(self, mode: bool = True) -> 'ToyDetector':
+        super().train(mode)
+        if self.frozen_bn:
+            self.bn.eval()
+        return self
+
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
+        images = torch.stack(inputs) if isinstance(inputs, list) else inputs
+        features = self.bn(self.backbone(images)).relu().mean((2, 3))
+        scores = self.roi_head.bbox_head.fc(self.dropout(features))
+        if mode != 'loss':
+            torch.rand(3)  # evaluating draws, too
+            np.random.rand()
+            return data_samples
+        time.sleep(self.pause)
+        labels = torch.cat([sample.gt_instances.labels for sample in data_samples])
+        loss = nn.functional.cross_entropy(scores, labels.to(scores.device))
+        self.passes += 1
+        if self.explode_at is not None and self.passes > self.explode_at:
+            loss = loss * float('nan')
+        return {'loss_cls': loss, 'acc': loss.detach() * 0 + torch.rand(1).to(loss.device)}
+
+
+@METRICS.register_module()
+class ToyMetric(BaseMetric):
+    """Counts samples; grows with every call, so that each evaluation is the best."""
+
+    calls = 0
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results += [1] * len(data_samples)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        type(self).calls += 1
+        return {'toy_mAP': len(results) + 0.01 * type(self).calls}
+
+
+def toy_config(work_dir: Path | str, **changes: Any) -> Config:
+    """A config of the parts above; ``changes`` are dotted keys with ``__`` for dots."""
+    loader = {
+        'batch_size': 2,
+        'num_workers': 0,
+        'sampler': {'type': 'DefaultSampler', 'shuffle': True},
+        'dataset': {'type': 'ToyDataset'},
+    }
+    config = Config(
+        {
+            'default_scope': 'mmdet_r2',
+            'work_dir': str(work_dir),
+            'custom_imports': {'imports': ['engine_toy']},
+            'model': {'type': 'ToyDetector'},
+            'train_dataloader': loader,
+            'train_cfg': {'type': 'EpochBasedTrainLoop', 'max_epochs': 4, 'val_interval': 100},
+            'optim_wrapper': {
+                'type': 'OptimWrapper',
+                'optimizer': {'type': 'SGD', 'lr': 0.01, 'momentum': 0.9},
+            },
+            'param_scheduler': [
+                {'type': 'LinearLR', 'start_factor': 0.1, 'by_epoch': False, 'begin': 0, 'end': 8},
+                {'type': 'MultiStepLR', 'by_epoch': True, 'milestones': [2], 'gamma': 0.1},
+            ],
+            'default_hooks': {
+                'logger': {'type': 'LoggerHook', 'interval': 5},
+                'checkpoint': {'type': 'CheckpointHook', 'interval': 1},
+            },
+            'randomness': {'seed': 7},
+            'log_level': 'WARNING',
+            'env_cfg': {'mp_cfg': {'mp_start_method': 'fork', 'opencv_num_threads': 0}},
+        }
+    )
+    changes = copy.deepcopy(changes)  # merging takes `_delete_` out
+    config.merge_from_dict({key.replace('__', '.'): value for key, value in changes.items()})
+    return config
+
+
+def with_validation(config: Config) -> Config:
+    """``config`` with a validation every epoch (or as ``train_cfg`` says)."""
+    config.val_dataloader = dict(
+        batch_size=2,
+        num_workers=0,
+        sampler={'type': 'DefaultSampler', 'shuffle': False},
+        dataset={'type': 'ToyDataset', 'length': 4},
+    )
+    config.val_cfg = {'type': 'ValLoop'}
+    config.val_evaluator = {'type': 'ToyMetric'}
+    return config

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Train with N processes on this machine: bash tools/dist_train.sh CONFIG N [arguments of tools/train.py]
+# Several machines: the same command on each, with NNODES, NODE_RANK (0, 1, ...), MASTER_ADDR and PORT set.
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    echo "usage: bash tools/dist_train.sh CONFIG N [arguments of tools/train.py]" >&2
+    exit 2
+fi
+CONFIG=$1
+N=$2
+shift 2
+NNODES=${NNODES:-1}
+NODE_RANK=${NODE_RANK:-0}
+MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
+PORT=${PORT:-29500}
+TOOLS=$(cd "$(dirname "$0")" && pwd)
+
+PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" exec "${PYTHON:-python}" -m torch.distributed.run \
+    --nnodes="$NNODES" \
+    --node_rank="$NODE_RANK" \
+    --master_addr="$MASTER_ADDR" \
+    --master_port="$PORT" \
+    --nproc_per_node="$N" \
+    "$TOOLS/train.py" "$CONFIG" --launcher pytorch "$@"
