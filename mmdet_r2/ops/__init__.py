@@ -13,6 +13,9 @@ from torch import Tensor
 
 from mmdet_r2.ops.roi_align_cpu import roi_align_cpu
 
+# More boxes than this are suppressed group by group on the CPU.
+_SPLIT = 2000
+
 _FIX = (
     'mmcv has no compiled operators (mmcv._ext is missing): it was built in isolation or with '
     'MMCV_WITH_OPS=0. Run `make install` (or `python tools/install.py`), which builds them against '
@@ -96,8 +99,22 @@ def batched_nms(
     if boxes.shape[0] == 0:
         return boxes.new_zeros(0, dtype=torch.long)
     boxes = boxes.float()
+    if boxes.device.type == 'cpu' and boxes.shape[0] > _SPLIT:
+        return _grouped_nms(boxes, scores, groups, iou_threshold, offset)
     shift = groups.to(boxes) * (boxes.max() + 1)
     return nms(boxes + shift[:, None], scores, iou_threshold, offset)
+
+
+def _grouped_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, offset: int
+) -> Tensor:
+    """The same, one call per group: the CPU kernel compares all pairs, of other groups too."""
+    order = groups.argsort(stable=True)
+    sizes = torch.unique_consecutive(groups[order], return_counts=True)[1].tolist()
+    keep = torch.cat(
+        [own[nms(boxes[own], scores[own], iou_threshold, offset)] for own in order.split(sizes)]
+    )
+    return keep[scores[keep].argsort(descending=True, stable=True)]
 
 
 def roi_align(

@@ -1,0 +1,57 @@
+"""Grouped suppression against a direct implementation of the greedy rule."""
+
+import pytest
+import torch
+
+from mmdet_r2 import ops
+from mmdet_r2.structures.boxes import box_iou
+
+
+def _greedy(boxes, scores, groups, threshold):
+    """Visit boxes by descending score; keep those that overlap no kept box of their group by more."""
+    kept = []
+    iou = box_iou(boxes, boxes)
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        if all(groups[j] != groups[i] or iou[i, j] <= threshold for j in kept):
+            kept.append(i)
+    return kept
+
+
+def _boxes(num, seed):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(num, 2, generator=generator) * 100
+    extent = torch.rand(num, 2, generator=generator) * 40 + 1
+    boxes = torch.cat([corner, corner + extent], 1)
+    return (
+        boxes,
+        torch.rand(num, generator=generator),
+        torch.randint(0, 4, (num,), generator=generator),
+    )
+
+
+@pytest.mark.parametrize('split', [0, 10_000], ids=['group by group', 'one shifted call'])
+def test_equals_the_greedy_rule(monkeypatch, split):
+    monkeypatch.setattr(ops, '_SPLIT', split)
+    boxes, scores, groups = _boxes(300, seed=1)
+    keep = ops.batched_nms(boxes, scores, groups, 0.5)
+    assert keep.tolist() == _greedy(boxes, scores, groups, 0.5)
+
+
+def test_no_box_keeps_nothing():
+    empty = torch.zeros(0, 4)
+    assert ops.batched_nms(empty, torch.zeros(0), torch.zeros(0, dtype=torch.long), 0.5).shape == (
+        0,
+    )
+
+
+def test_missing_operators_name_the_command_that_builds_them(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f'No module named {name!r}')
+
+    monkeypatch.setattr(ops.importlib, 'import_module', missing)
+    ops.backend.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match=r'mmcv\._ext.*make install'):
+            ops.backend()
+    finally:
+        ops.backend.cache_clear()
