@@ -1,0 +1,281 @@
+"""Records what mmdetection 3.x computes, for the tests to compare with.
+
+    PYTHON tests/parity/generate.py [--out tests/data/parity] [NAME ...]
+
+PYTHON is that of an environment with mmdetection 3.x and mmcv's compiled operators; this project
+is not imported. NAMEs are keys of ``cases.MODELS``, ``parts``, ``backbones`` or ``configs``; all by
+default.
+
+    PYTHON tests/parity/generate.py --save-state FILE CONFIG
+    PYTHON tests/parity/generate.py --load-state FILE CONFIG
+
+writes the freshly initialised state dict of a model of mmdetection's, or loads FILE into it with
+strict=True.
+"""
+
+import argparse
+import copy
+import sys
+from pathlib import Path
+
+import cases
+import mmdet
+import numpy as np
+import torch
+import yaml
+from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+
+register_all_modules()
+CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
+
+
+def numpy(value) -> np.ndarray:
+    return value.detach().cpu().numpy()
+
+
+def build(config: str, exhaustive: bool = False):
+    cfg = Config.fromfile(CONFIGS / config)
+    cfg.model.backbone.init_cfg = None
+    if exhaustive:
+        for part in ('rpn', 'rcnn'):
+            cfg.model.train_cfg[part].sampler.update(num=cases.EXHAUSTIVE, pos_fraction=0.5)
+    model = MODELS.build(cfg.model)
+    return model
+
+
+def inputs() -> dict:
+    pictures, samples = [], []
+    for index, item in enumerate(cases.batch()):
+        height, width = item['img'].shape[:2]
+        sample = DetDataSample(
+            metainfo=dict(
+                img_id=index,
+                img_path=f'{index}.jpg',
+                ori_shape=item['ori_shape'],
+                img_shape=(height, width),
+                scale_factor=item['scale_factor'],
+            )
+        )
+        sample.gt_instances = InstanceData(
+            bboxes=torch.from_numpy(item['boxes']),
+            labels=torch.from_numpy(item['labels']),
+            masks=BitmapMasks(item['masks'], height, width),
+        )
+        sample.ignored_instances = InstanceData(bboxes=torch.from_numpy(item['ignored']))
+        pictures.append(torch.from_numpy(np.ascontiguousarray(item['img'].transpose(2, 0, 1))))
+        samples.append(sample)
+    return dict(inputs=pictures, data_samples=samples)
+
+
+def record_model(config: str) -> dict[str, np.ndarray]:
+    model = build(config)
+    keys = {name: list(value.shape) for name, value in model.state_dict().items()}
+    cases.fill_model(model)
+    model.eval()
+    arrays = {}
+    with torch.no_grad():
+        data = model.data_preprocessor(inputs(), False)
+        arrays['input'] = numpy(data['inputs'])
+        features = model.extract_feat(data['inputs'])
+        scores, deltas = model.rpn_head(features)
+        for level, feature in enumerate(features):
+            arrays[f'fpn/{level}'] = numpy(feature)
+            arrays[f'rpn/scores/{level}'] = numpy(scores[level])
+            arrays[f'rpn/deltas/{level}'] = numpy(deltas[level])
+        anchors = model.rpn_head.prior_generator.grid_priors(
+            [s.shape[-2:] for s in scores], device='cpu'
+        )
+        for level, grid in enumerate(anchors):
+            arrays[f'anchors/{level}'] = numpy(grid)
+        proposals = model.rpn_head.predict(
+            features, copy.deepcopy(data['data_samples']), rescale=False
+        )
+        for index, found in enumerate(proposals):
+            arrays[f'proposals/{index}/boxes'] = numpy(found.bboxes)
+            arrays[f'proposals/{index}/scores'] = numpy(found.scores)
+        rois = torch.from_numpy(cases.rois())
+        boxes = model.roi_head._bbox_forward(features, rois)
+        arrays['box/logits'] = numpy(boxes['cls_score'])
+        arrays['box/deltas'] = numpy(boxes['bbox_pred'])
+        if model.with_mask:
+            arrays['mask/logits'] = numpy(
+                model.roi_head._mask_forward(features, rois)['mask_preds']
+            )
+        for index, sample in enumerate(
+            model.predict(data['inputs'], copy.deepcopy(data['data_samples']), rescale=True)
+        ):
+            found = sample.pred_instances
+            arrays[f'final/{index}/boxes'] = numpy(found.bboxes)
+            arrays[f'final/{index}/scores'] = numpy(found.scores)
+            arrays[f'final/{index}/labels'] = numpy(found.labels)
+            if model.with_mask:
+                arrays[f'final/{index}/masks'] = cases.pack_masks(numpy(found.masks))
+
+    model = build(config, exhaustive=True)
+    cases.fill_model(model)
+    model.train()
+    data = model.data_preprocessor(inputs(), True)
+    losses = model.loss(data['inputs'], data['data_samples'])
+    total = 0
+    for name, value in losses.items():
+        value = sum(value) if isinstance(value, list) else value
+        arrays[f'loss/{name}'] = numpy(value).reshape(())
+        if 'loss' in name:
+            total = total + value
+    total.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and any(part in name for part in cases.GRADIENTS):
+            arrays[f'gradient/{name}'] = numpy(parameter.grad)
+    stored = cases.compact(arrays, whole=('proposals/', 'final/', 'box/'))
+    stored['keys'] = cases.pack_text(keys)
+    stored['versions'] = cases.pack_text(
+        {module.__name__: module.__version__ for module in (mmdet, torch, sys.modules['mmcv'])}
+    )
+    return stored
+
+
+def record_parts() -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, case in cases.assigner_cases().items():
+        assigner = TASK_UTILS.build(dict(type='MaxIoUAssigner', **case['cfg']))
+        result = assigner.assign(
+            InstanceData(priors=torch.from_numpy(case['priors'])),
+            InstanceData(
+                bboxes=torch.from_numpy(case['gt']), labels=torch.from_numpy(case['labels']).long()
+            ),
+            InstanceData(bboxes=torch.from_numpy(case['ignored'])),
+        )
+        arrays[f'assigner/{name}/gt'] = numpy(result.gt_inds)
+        arrays[f'assigner/{name}/iou'] = numpy(result.max_overlaps)
+        arrays[f'assigner/{name}/labels'] = numpy(result.labels)
+    for name, case in cases.coder_cases().items():
+        coder = TASK_UTILS.build(dict(type='DeltaXYWHBBoxCoder', **case['cfg']))
+        boxes = torch.from_numpy(case['boxes'])
+        arrays[f'coder/{name}/encoded'] = numpy(coder.encode(boxes, torch.from_numpy(case['gt'])))
+        arrays[f'coder/{name}/decoded'] = numpy(
+            coder.decode(boxes, torch.from_numpy(case['deltas']), max_shape=case['max_shape'])
+        )
+    for name, case in cases.anchor_cases().items():
+        generator = TASK_UTILS.build(dict(type='AnchorGenerator', **case['cfg']))
+        for level, grid in enumerate(
+            generator.grid_priors(case['sizes'][: len(generator.strides)], device='cpu')
+        ):
+            arrays[f'anchors/{name}/{level}'] = numpy(grid)
+    for name, case in cases.loss_cases().items():
+        loss = MODELS.build(dict(case['cfg']))
+        pred = torch.from_numpy(case['pred']).requires_grad_()
+        target = torch.from_numpy(case['target'])
+        if case['cfg'].get('use_mask'):
+            value = loss(pred, target, torch.from_numpy(case['labels']).long())
+        else:
+            weight = None if case['weight'] is None else torch.from_numpy(case['weight'])
+            value = loss(pred, target, weight, avg_factor=case['avg_factor'])
+        value.sum().backward()
+        arrays[f'losses/{name}/value'] = numpy(value.sum())
+        arrays[f'losses/{name}/gradient'] = numpy(pred.grad)
+
+    extractor = MODELS.build(
+        dict(
+            type='SingleRoIExtractor',
+            roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
+            out_channels=8,
+            featmap_strides=[4, 8, 16, 32],
+        )
+    )
+    rois = torch.from_numpy(cases.rois())
+    arrays['extractor/levels'] = numpy(extractor.map_roi_levels(rois, 4))
+    maps = tuple(torch.from_numpy(feature) for feature in cases.feature_maps())
+    arrays['extractor/pooled'] = numpy(extractor(maps, rois))
+
+    for name, case in cases.mask_target_cases().items():
+        height, width = case['height'], case['width']
+        if 'masks' in case:
+            masks = BitmapMasks(case['masks'], height, width)
+        else:
+            masks = PolygonMasks(case['polygons'], height, width)
+        cut = masks.crop_and_resize(case['boxes'], case['size'], case['index'], device='cpu')
+        arrays[f'mask targets/{name}'] = cases.pack_masks(cut.to_ndarray())
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+    paste = cases.paste_case()
+    pasted, _ = _do_paste_mask(
+        torch.from_numpy(paste['probabilities'])[:, None],
+        torch.from_numpy(paste['boxes']),
+        *paste['shape'],
+        skip_empty=False,
+    )
+    arrays['paste/masks'] = cases.pack_masks(numpy(pasted >= 0.5))
+    arrays['paste/probabilities'] = numpy(pasted)
+    return cases.compact(
+        arrays, whole=('assigner', 'coder', 'losses', 'mask targets', 'paste/masks')
+    )
+
+
+def record_backbones() -> dict[str, np.ndarray]:
+    arrays, keys = {}, {}
+    picture = torch.from_numpy(cases.backbone_input())
+    for name, cfg in cases.BACKBONES.items():
+        model = MODELS.build(dict(cfg))
+        keys[name] = {key: list(value.shape) for key, value in model.state_dict().items()}
+        cases.fill_model(model)
+        model.eval()
+        with torch.no_grad():
+            for level, feature in enumerate(model(picture)):
+                arrays[f'{name}/{level}'] = numpy(feature)
+    return {**cases.compact(arrays), 'keys': cases.pack_text(keys)}
+
+
+def record_configs() -> dict[str, np.ndarray]:
+    """mmdetection's resolved configs of the models that our metafiles name (key ``Alias``)."""
+    configs = {}
+    for metafile in sorted(Path(__file__).resolve().parents[2].glob('configs/*/metafile.yml')):
+        for model in yaml.safe_load(metafile.read_text())['Models']:
+            files = list(CONFIGS.glob(f'*/{model["Alias"]}.py'))
+            if files:
+                configs[model['Name']] = cases.flatten(Config.fromfile(files[0]).to_dict())
+    return dict(configs=cases.pack_text(configs))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        'names', nargs='*', help='what to record, or the config for --save/--load-state'
+    )
+    here = Path(__file__).resolve().parent.parent
+    parser.add_argument('--out', type=Path, default=here / 'data' / 'parity')
+    parser.add_argument('--save-state', type=Path)
+    parser.add_argument('--load-state', type=Path)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    if args.save_state:
+        torch.save(build(args.names[0]).state_dict(), args.save_state)
+        return
+    if args.load_state:
+        build(args.names[0]).load_state_dict(
+            torch.load(args.load_state, weights_only=True), strict=True
+        )
+        print('strict load: ok')
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in args.names or [*cases.MODELS, 'parts', 'backbones', 'configs']:
+        if name == 'parts':
+            stored = record_parts()
+        elif name == 'backbones':
+            stored = record_backbones()
+        elif name == 'configs':
+            stored = record_configs()
+        else:
+            stored = record_model(cases.MODELS[name][0])
+        np.savez_compressed(args.out / f'{name}.npz', **stored)
+        print(f'{name}.npz: {(args.out / f"{name}.npz").stat().st_size / 1000:.0f} kB')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,70 @@
+"""Whole detectors against mmdetection 3.x's numbers, stored by tests/parity/generate.py.
+
+The published configs are built as a user builds them, filled with the same weights, and fed the
+same two images of different size.
+"""
+
+import numpy as np
+import pytest
+from parity import cases, ours
+
+
+@pytest.fixture(scope='module', params=cases.MODELS)
+def model(request):
+    """(name, our arrays, stored arrays) of one detector."""
+    config = cases.MODELS[request.param][1]
+    arrays = {**ours.predictions(config), **ours.training(config)}
+    return request.param, arrays, ours.load(request.param)
+
+
+def test_state_dict_has_the_same_keys_and_shapes(model):
+    _, arrays, stored = model
+    assert cases.unpack_text(arrays['keys']) == cases.unpack_text(stored['keys'])
+
+
+def test_anchors_are_identical(model):
+    _, arrays, stored = model
+    for level in range(5):
+        key = f'anchors/{level}'
+        assert cases.identical(key, arrays[key], stored), key
+
+
+@pytest.mark.parametrize('part', ['input', 'fpn', 'rpn', 'box', 'mask', 'loss', 'gradient'])
+def test_part(model, part):
+    name, arrays, stored = model
+    keys = {key for key in arrays if key.split('/')[0] == part}
+    expected = {key.split('@')[0] for key in stored if key.split('/')[0].split('@')[0] == part}
+    assert keys == expected
+    assert keys or (part == 'mask' and name.startswith('faster'))
+    worst = {key: cases.deviation(key, arrays[key], stored) for key in keys}
+    assert {key: value for key, value in worst.items() if value > 1e-4} == {}
+
+
+@pytest.mark.parametrize('index', [0, 1])
+def test_proposals(model, index):
+    _, arrays, stored = model
+    worst = ours.match_proposals(arrays, stored, index)
+    assert worst['boxes'] < 1e-4 * stored[f'proposals/{index}/boxes'].std()
+    assert worst['scores'] < 1e-4 * stored[f'proposals/{index}/scores'].std()
+
+
+@pytest.mark.parametrize('index', [0, 1])
+def test_final_detections(model, index):
+    name, arrays, stored = model
+    labels = stored[f'final/{index}/labels']
+    assert len(labels) == 100 and len(set(labels)) > 3, 'the stored numbers would prove little'
+    worst = ours.match_detections(arrays, stored, index, with_masks=name.startswith('mask'))
+    assert worst['boxes'] < 0.01
+    assert worst['scores'] < 1e-4
+    assert worst.get('1 - mask IoU', 0) <= 1e-3
+
+
+def test_comparison_sees_a_small_change():
+    """The numbers above mean something: a thousandth of a deviation is found in a sampled array."""
+    stored = ours.load('mask_rcnn_r50')
+    shape = tuple(stored['fpn/0@shape'])
+    array = np.zeros(shape, np.float32)
+    array.reshape(-1)[cases.positions('fpn/0', array.size)] = stored['fpn/0@values']
+    assert cases.deviation('fpn/0', array, stored) == 0
+    array.reshape(-1)[cases.positions('fpn/0', array.size)[7]] += 1e-3 * stored['fpn/0@moments'][1]
+    assert cases.deviation('fpn/0', array, stored) == pytest.approx(1e-3, rel=1e-2)
