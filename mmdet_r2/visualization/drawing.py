@@ -1,0 +1,116 @@
+"""Boxes, masks and labels drawn into an image with OpenCV: milliseconds, and no display."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.structures import InstanceData
+from pycocotools import mask as coco_mask
+
+from .palette import Color
+
+
+def draw_instances(
+    image: np.ndarray,
+    instances: InstanceData,
+    *,
+    classes: Sequence[str] | None = None,
+    box_colors: Sequence[Color],
+    mask_colors: Sequence[Color] | None = None,
+    text_colors: Sequence[Color] | None = None,
+    line_width: int = 3,
+    alpha: float = 0.8,
+) -> np.ndarray:
+    """A copy of ``image`` with the instances drawn in, those of low score below the others.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        instances: any of ``bboxes`` (n, 4) xyxy in pixels of ``image``, ``labels`` (n,),
+            ``scores`` (n,), ``masks`` (n, H, W), mask objects or n RLE. Without labels all have the
+            first colour.
+        classes: names of the labels; None writes ``class i``.
+        box_colors, mask_colors, text_colors: RGB of each label; masks have their box's colour
+            by default, text is light grey.
+        line_width: of boxes, in pixels; 0 draws none.
+        alpha: opacity of the ground under the text; masks have half of it, so that the object
+            remains to be seen.
+    """
+    image = np.ascontiguousarray(image).copy()
+    number = len(instances)
+    if not number:
+        return image
+    labels = _array(instances.get('labels', np.zeros(number))).astype(int)
+    scores = None if 'scores' not in instances else _array(instances.scores)
+    order = np.argsort(scores, kind='stable') if scores is not None else np.arange(number)
+    if 'masks' in instances:
+        masks = list(_bitmaps(instances.masks))
+        colors = mask_colors or box_colors
+        for i in order:
+            _draw_mask(image, masks[i], colors[labels[i]], alpha / 2)
+    if 'bboxes' not in instances:
+        return image
+    boxes = _array(instances.bboxes).astype(float)
+    # far corners of runaway boxes would overflow OpenCV's integers
+    boxes = np.nan_to_num(boxes).clip(-(2**14), 2**14).round().astype(int)
+    if line_width > 0:
+        for i in order:
+            x1, y1, x2, y2 = boxes[i].tolist()
+            cv2.rectangle(image, (x1, y1), (x2, y2), box_colors[labels[i]], line_width)
+    for i in order:
+        label = labels[i]
+        text = classes[label] if classes is not None and label < len(classes) else f'class {label}'
+        if scores is not None:
+            text += f': {100 * scores[i]:.1f}'
+        color = text_colors[label] if text_colors else (200, 200, 200)
+        _draw_text(image, text, boxes[i], color, alpha)
+    return image
+
+
+def _draw_mask(image: np.ndarray, mask: np.ndarray, color: Color, alpha: float) -> None:
+    """Tint the pixels of ``mask`` (H, W) bool, and outline them in full colour."""
+    mask = np.ascontiguousarray(mask, dtype=np.uint8)
+    if mask.shape != image.shape[:2]:
+        raise ValueError(f'mask of shape {mask.shape} for an image of shape {image.shape[:2]}')
+    x, y, width, height = cv2.boundingRect(mask)
+    if width == 0:
+        return
+    inside = mask[y : y + height, x : x + width].astype(bool)
+    window = image[y : y + height, x : x + width]
+    tinted = window[inside] * (1 - alpha) + np.array(color) * alpha
+    window[inside] = tinted.round().astype(np.uint8)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(image, outlines, -1, color, 1)
+
+
+def _draw_text(image: np.ndarray, text: str, box: np.ndarray, color: Color, alpha: float) -> None:
+    """Text on dark ground above the box, or below its upper edge where that leaves the image."""
+    height, width = image.shape[:2]
+    scale = float(np.clip(np.sqrt(height * width) / 1200, 0.3, 1.2))
+    thickness = 1 if scale < 0.9 else 2
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    (text_width, text_height), below = cv2.getTextSize(text, font, scale, thickness)
+    left = int(np.clip(box[0], 0, max(0, width - text_width)))
+    bottom = box[1] - below if box[1] >= text_height + below else box[1] + text_height + 1
+    bottom = int(np.clip(bottom, text_height, max(text_height, height - below)))
+    ground = image[max(0, bottom - text_height) : bottom + below, left : left + text_width]
+    ground[:] = (ground * (1 - alpha)).astype(np.uint8)
+    cv2.putText(image, text, (left, bottom), font, scale, color, thickness, cv2.LINE_AA)
+
+
+def _bitmaps(masks: Any) -> Iterator[np.ndarray]:
+    """Each mask as (H, W): of a tensor or array (n, H, W), of mask objects, or of run lengths."""
+    if hasattr(masks, 'to_ndarray'):
+        masks = masks.to_ndarray()
+    if isinstance(masks, torch.Tensor):
+        masks = masks.detach().cpu().numpy()
+    for mask in masks:
+        yield coco_mask.decode(mask) if isinstance(mask, dict) else np.asarray(mask)
+
+
+def _array(value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return (value.float() if value.is_floating_point() else value).numpy()
+    return np.asarray(value)

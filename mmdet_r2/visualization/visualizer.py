@@ -1,0 +1,132 @@
+"""The visualizer that configs name: detections and ground truth drawn, stored, shown."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from mmengine.visualization import Visualizer
+
+from mmdet_r2.errors import DataError
+from mmdet_r2.registry import VISUALIZERS
+from mmdet_r2.structures import DetDataSample
+
+from .drawing import draw_instances
+from .palette import Color, get_palette
+
+
+@VISUALIZERS.register_module()
+class DetLocalVisualizer(Visualizer):
+    """mmengine's visualizer (its back-ends, scalars, primitives) that also draws detection samples.
+
+    Colours come from ``dataset_meta['palette']`` unless given. All images are RGB.
+
+    Args:
+        name: of this instance.
+        image: RGB image for mmengine's own drawing primitives.
+        vis_backends: where images and scalars are stored.
+        save_dir: folder of the back-ends.
+        bbox_color, mask_color: palette (see :func:`get_palette`) instead of the data set's.
+        text_color: one colour or a palette.
+        line_width: of boxes, in pixels.
+        alpha: opacity; see :func:`draw_instances`.
+    """
+
+    def __init__(
+        self,
+        name: str = 'visualizer',
+        image: np.ndarray | None = None,
+        vis_backends: dict | list[dict] | None = None,
+        save_dir: str | None = None,
+        bbox_color: str | Color | Sequence[Color] | None = None,
+        text_color: str | Color | Sequence[Color] | None = (200, 200, 200),
+        mask_color: str | Color | Sequence[Color] | None = None,
+        line_width: int = 3,
+        alpha: float = 0.8,
+    ) -> None:
+        super().__init__(name=name, image=image, vis_backends=vis_backends, save_dir=save_dir)
+        self.bbox_color = bbox_color
+        self.text_color = text_color
+        self.mask_color = mask_color
+        self.line_width = int(line_width)
+        self.alpha = alpha
+        self.dataset_meta = {}
+
+    def add_datasample(
+        self,
+        name: str,
+        image: np.ndarray,
+        data_sample: DetDataSample | None = None,
+        draw_gt: bool = True,
+        draw_pred: bool = True,
+        show: bool = False,
+        wait_time: float = 0,
+        out_file: str | None = None,
+        pred_score_thr: float = 0.3,
+        step: int = 0,
+    ) -> np.ndarray:
+        """Draw a sample: ground truth on the left, predictions on the right, or the one there is.
+
+        Args:
+            name: of the image in the back-ends, or of the window.
+            image: (H, W, 3) uint8 RGB, the image that the sample's boxes refer to.
+            data_sample: ``gt_instances`` and ``pred_instances`` are drawn.
+            draw_gt, draw_pred: which of them.
+            show: open a window.
+            wait_time: seconds until the window is closed; 0 waits for a key.
+            out_file: write the drawing there instead of storing it in the back-ends.
+            pred_score_thr: predictions of at most this score are left out.
+            step: of the training run, for the back-ends.
+
+        Returns:
+            The drawing, (H, W, 3) uint8 RGB, or (H, 2 W, 3).
+        """
+        views = []
+        if data_sample is not None and draw_gt and 'gt_instances' in data_sample:
+            views.append(self._draw(image, data_sample.gt_instances))
+        if data_sample is not None and draw_pred and 'pred_instances' in data_sample:
+            found = data_sample.pred_instances.cpu()
+            views.append(self._draw(image, found[found.scores > pred_score_thr]))
+        drawing = np.concatenate(views, axis=1) if views else np.asarray(image)
+        if show:
+            self.show(drawing, win_name=name, wait_time=wait_time)
+        if out_file is not None:
+            _write(out_file, drawing)
+        else:
+            self.add_image(name, drawing, step)
+        self.set_image(drawing)
+        return drawing
+
+    def _draw(self, image: np.ndarray, instances: Any) -> np.ndarray:
+        # the property gives None on processes other than the main one
+        meta = self._dataset_meta or {}
+        labels = instances.get('labels', [])
+        number = max([int(label) for label in labels], default=0) + 1
+        box_palette = meta.get('palette') if self.bbox_color is None else self.bbox_color
+        mask_palette = meta.get('palette') if self.mask_color is None else self.mask_color
+        return draw_instances(
+            image,
+            instances,
+            classes=meta.get('classes'),
+            box_colors=get_palette(box_palette, number),
+            mask_colors=get_palette(mask_palette, number),
+            text_colors=get_palette(self.text_color, number),
+            line_width=self.line_width,
+            alpha=self.alpha,
+        )
+
+
+def _write(path: str, image: np.ndarray) -> None:
+    """Write an RGB image in the format of the file's name; JPEG where the name has none that OpenCV
+    knows.
+    """
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    suffix = os.path.splitext(path)[1].lower()
+    known = cv2.haveImageWriter(path) if suffix else False
+    # encoded in memory: OpenCV's own writing fails silently, and on paths that are not ASCII on
+    # some systems
+    done, data = cv2.imencode(suffix if known else '.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise DataError(f'{path}: cannot be written as an image')
+    data.tofile(path)
