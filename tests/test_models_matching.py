@@ -1,4 +1,4 @@
-"""Assigners, samplers, the box coder and anchors, against closed forms and direct implementations."""
+"""Assigners, samplers, the box coder and anchors, against closed forms and direct rules."""
 
 import math
 

@@ -73,6 +73,11 @@ class ConvFCBBoxHead(BaseModule):
         super().__init__(init_cfg)
         if not (with_cls or with_reg):
             raise ValueError('bbox_head: with_cls and with_reg cannot both be False')
+        if num_shared_fcs and (num_cls_convs or num_reg_convs):
+            raise ValueError(
+                f'bbox_head: num_cls_convs={num_cls_convs} or num_reg_convs={num_reg_convs} cannot '
+                f'follow num_shared_fcs={num_shared_fcs}: linear layers end the feature map'
+            )
         for name, cfg in (
             ('reg_predictor_cfg', reg_predictor_cfg),
             ('cls_predictor_cfg', cls_predictor_cfg),
@@ -139,9 +144,7 @@ class ConvFCBBoxHead(BaseModule):
                 if used
             ]
             fc_lists = [dict(name=f'{part}_fcs') for part in ('shared', 'cls', 'reg')]
-            self.init_cfg.append(
-                dict(type='Xavier', distribution='uniform', layer='Linear', override=fc_lists)
-            )
+            self.init_cfg.append(dict(type='Xavier', distribution='uniform', override=fc_lists))
 
     def forward(self, x: Tensor) -> BoxOutput:
         """RoI features (R, C, h, w) -> logits and deltas."""

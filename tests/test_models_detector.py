@@ -1,0 +1,405 @@
+"""The whole detector at small size: losses, predictions, empty inputs, batches."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import InstanceData
+
+from mmdet_r2.models.postprocess import DetectionSelector
+from mmdet_r2.models.roi.box_head import BoxOutput, Shared2FCBBoxHead
+from mmdet_r2.models.rpn import Proposals, ProposalSelector
+from mmdet_r2.registry import MODELS, init_scope
+from mmdet_r2.structures import DetDataSample
+from mmdet_r2.structures.boxes import box_iou
+from mmdet_r2.structures.masks import BitmapMasks
+
+K = 3
+
+
+def _config(mask=True, **roi):
+    """Faster or Mask R-CNN on ResNet-18 with narrow heads and few proposals."""
+    extractor = dict(
+        type='SingleRoIExtractor',
+        roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
+        out_channels=16,
+        featmap_strides=[4, 8, 16, 32],
+    )
+    assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5)
+    roi_head = dict(
+        type='StandardRoIHead',
+        bbox_roi_extractor=extractor,
+        bbox_head=dict(
+            type='Shared2FCBBoxHead', in_channels=16, fc_out_channels=32, num_classes=K, **roi
+        ),
+    )
+    if mask:
+        mask_layer = dict(type='RoIAlign', output_size=14, sampling_ratio=0)
+        roi_head['mask_roi_extractor'] = {**extractor, 'roi_layer': mask_layer}
+        roi_head['mask_head'] = dict(
+            type='FCNMaskHead', num_convs=1, in_channels=16, conv_out_channels=16, num_classes=K
+        )
+    return dict(
+        type='MaskRCNN',
+        data_preprocessor=dict(
+            type='DetDataPreprocessor',
+            mean=[120] * 3,
+            std=[60] * 3,
+            pad_size_divisor=32,
+            pad_mask=mask,
+        ),
+        backbone=dict(
+            type='ResNet', depth=18, base_channels=16, stem_channels=16, norm_cfg=dict(type='BN')
+        ),
+        neck=dict(type='FPN', in_channels=[16, 32, 64, 128], out_channels=16, num_outs=5),
+        rpn_head=dict(
+            type='RPNHead',
+            in_channels=16,
+            feat_channels=16,
+            anchor_generator=dict(
+                type='AnchorGenerator',
+                scales=[8],
+                ratios=[0.5, 1.0, 2.0],
+                strides=[4, 8, 16, 32, 64],
+            ),
+            bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
+            loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True),
+            loss_bbox=dict(type='L1Loss'),
+        ),
+        roi_head=roi_head,
+        train_cfg=dict(
+            rpn=dict(
+                assigner=dict(
+                    type='MaxIoUAssigner', pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3
+                ),
+                sampler=dict(
+                    type='RandomSampler', num=64, pos_fraction=0.5, add_gt_as_proposals=False
+                ),
+                allowed_border=-1,
+            ),
+            rpn_proposal=dict(nms_pre=50, max_per_img=30, nms=dict(type='nms', iou_threshold=0.7)),
+            rcnn=dict(
+                assigner=assigner,
+                sampler=dict(type='RandomSampler', num=16, pos_fraction=0.25),
+                mask_size=28,
+            ),
+        ),
+        test_cfg=dict(
+            rpn=dict(nms_pre=50, max_per_img=30, nms=dict(type='nms', iou_threshold=0.7)),
+            rcnn=dict(
+                score_thr=0.05,
+                nms=dict(type='nms', iou_threshold=0.5),
+                max_per_img=10,
+                **(dict(mask_thr_binary=0.5) if mask else {}),
+            ),
+        ),
+    )
+
+
+def _build(config, seed=0):
+    init_scope()
+    torch.manual_seed(seed)
+    model = MODELS.build(copy.deepcopy(config))
+    model.init_weights()
+    return model
+
+
+def _sample(height, width, num, seed=0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    sample = DetDataSample(
+        metainfo=dict(
+            img_id=seed,
+            img_path=f'{seed}.jpg',
+            img_shape=(height, width),
+            ori_shape=(round(height / scale), round(width / scale)),
+            scale_factor=(scale, scale),
+        )
+    )
+    corner = torch.rand(num, 2, generator=generator) * torch.tensor([width / 2, height / 2])
+    boxes = torch.cat([corner, corner + 8 + torch.rand(num, 2, generator=generator) * 24], 1)
+    masks = np.zeros((num, height, width), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = 1
+    sample.gt_instances = InstanceData(
+        bboxes=boxes,
+        labels=torch.randint(0, K, (num,), generator=generator),
+        masks=BitmapMasks(masks, height, width),
+    )
+    sample.ignored_instances = InstanceData(
+        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
+    )
+    return sample
+
+
+def _batch(model, *counts, training=True, scale=1.0):
+    sizes = [(64, 96), (96, 64), (80, 80)]
+    generator = torch.Generator().manual_seed(7)
+    images, samples = [], []
+    for i, num in enumerate(counts):
+        height, width = sizes[i % 3]
+        images.append(
+            torch.randint(0, 255, (3, height, width), generator=generator, dtype=torch.uint8)
+        )
+        samples.append(_sample(height, width, num, seed=i, scale=scale))
+    return model.data_preprocessor(dict(inputs=images, data_samples=samples), training)
+
+
+@pytest.fixture(scope='module')
+def mask_rcnn():
+    return _build(_config())
+
+
+@pytest.mark.parametrize(
+    'counts', [(3, 2), (0, 2), (0, 0)], ids=['objects', 'one empty', 'all empty']
+)
+@pytest.mark.parametrize('mask', [True, False], ids=['mask', 'box'])
+def test_every_parameter_gets_a_finite_gradient(mask, counts):
+    model = _build(_config(mask))
+    model.train()
+    losses = model(**_batch(model, *counts), mode='loss')
+    expected = {'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'acc'}
+    assert set(losses) == expected | ({'loss_mask'} if mask else set())
+    assert all(torch.isfinite(v).all() for v in losses.values())
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+
+
+def test_initial_losses_have_the_values_theory_gives(mask_rcnn):
+    mask_rcnn.train()
+    losses = mask_rcnn(**_batch(mask_rcnn, 3, 2), mode='loss')
+    assert losses['loss_rpn_cls'].item() == pytest.approx(np.log(2), abs=0.05)
+    assert losses['loss_cls'].item() == pytest.approx(np.log(K + 1), abs=0.1)
+
+
+def test_a_step_lowers_the_loss():
+    model = _build(_config())
+    model.train()
+    batch = _batch(model, 3, 2)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    history = []
+    for _ in range(15):
+        torch.manual_seed(0)
+        total, _ = model.parse_losses(model(**batch, mode='loss'))
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+        history.append(total.item())
+    assert history[-1] < 0.8 * history[0]
+
+
+def test_predictions_are_in_original_pixels_and_sorted(mask_rcnn):
+    mask_rcnn.eval()
+    results = mask_rcnn(**_batch(mask_rcnn, 0, 0, training=False, scale=0.5), mode='predict')
+    for result in results:
+        found = result.pred_instances
+        height, width = result.ori_shape
+        assert 0 < len(found.bboxes) <= 10
+        assert found.labels.dtype == torch.int64 and found.masks.dtype == torch.bool
+        assert found.masks.shape[1:] == (height, width)
+        assert (found.scores.diff() <= 0).all()
+        limits = torch.tensor([width, height, width, height])
+        assert (found.bboxes >= 0).all() and (found.bboxes <= limits + 1e-3).all()
+        outside = torch.ones(height, width, dtype=torch.bool)
+        x1, y1, x2, y2 = found.bboxes[0].tolist()
+        outside[int(y1) : int(np.ceil(y2)) + 1, int(x1) : int(np.ceil(x2)) + 1] = False
+        assert not (found.masks[0] & outside).any()
+
+
+def test_a_batch_equals_its_images_alone(mask_rcnn):
+    """Images of one size, so that alone and together they are padded alike."""
+    mask_rcnn.eval()
+    generator = torch.Generator().manual_seed(1)
+    images = [
+        torch.randint(0, 255, (3, 64, 64), generator=generator, dtype=torch.uint8) for _ in range(3)
+    ]
+
+    def predict(subset):
+        samples = [_sample(64, 64, 0) for _ in subset]
+        data = mask_rcnn.data_preprocessor(dict(inputs=list(subset), data_samples=samples), False)
+        return [s.pred_instances for s in mask_rcnn(**data, mode='predict')]
+
+    for together, alone in zip(predict(images), [predict([i])[0] for i in images], strict=True):
+        torch.testing.assert_close(together.bboxes, alone.bboxes, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(together.scores, alone.scores, rtol=1e-4, atol=1e-5)
+        assert torch.equal(together.labels, alone.labels)
+
+
+def test_no_detection_gives_empty_results_of_the_right_shape():
+    config = _config()
+    config['test_cfg']['rcnn']['score_thr'] = 0.999
+    model = _build(config).eval()
+    found = model(**_batch(model, 0, training=False), mode='predict')[0].pred_instances
+    assert found.bboxes.shape == (0, 4) and found.masks.shape == (0, 64, 96)
+
+
+def test_an_rpn_alone_gives_proposals():
+    config = _config()
+    config.update(type='RPN', roi_head=None)
+    model = _build(config)
+    losses = model(**_batch(model, 2), mode='loss')
+    assert set(losses) == {'loss_rpn_cls', 'loss_rpn_bbox'}
+    model.eval()
+    found = model(**_batch(model, 0, training=False, scale=2.0), mode='predict')[0]
+    boxes = found.pred_instances.bboxes
+    assert boxes.shape[1] == 4 and boxes[:, 2].max() <= found.ori_shape[1]
+
+
+def test_fast_rcnn_reads_its_proposals_from_the_data():
+    config = _config(mask=False)
+    config.update(type='FastRCNN', rpn_head=None)
+    model = _build(config)
+    batch = _batch(model, 2)
+    with pytest.raises(ValueError, match=r'0\.jpg has no proposals.*LoadProposals'):
+        model(**batch, mode='loss')
+    for sample in batch['data_samples']:
+        sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes + 2)
+    losses = model(**batch, mode='loss')
+    model.parse_losses(losses)[0].backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    'roi',
+    [
+        dict(reg_class_agnostic=True),
+        dict(reg_decoded_bbox=True, loss_bbox=dict(type='GIoULoss', loss_weight=10.0)),
+        dict(norm_cfg=dict(type='GN', num_groups=4), num_shared_convs=2, conv_out_channels=16),
+        dict(
+            num_shared_fcs=0,
+            num_cls_fcs=1,
+            num_reg_convs=1,
+            conv_out_channels=16,
+            with_avg_pool=True,
+        ),
+    ],
+    ids=['class agnostic', 'decoded GIoU', 'conv and norm', 'separate branches'],
+)
+def test_box_head_variants_train_and_predict(roi):
+    model = _build(_config(mask=False, **roi))
+    model.parse_losses(model(**_batch(model, 2, 0), mode='loss'))[0].backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.eval()
+    assert len(model(**_batch(model, 0, training=False), mode='predict')) == 1
+
+
+def test_hard_example_mining_trains():
+    config = _config(mask=False)
+    config['train_cfg']['rcnn']['sampler']['type'] = 'OHEMSampler'
+    model = _build(config)
+    losses = model(**_batch(model, 2, 0), mode='loss')
+    assert torch.isfinite(losses['loss_cls'])
+
+
+# --- selection -----------------------------------------------------------------------------------
+
+
+def test_proposals_equal_a_direct_selection():
+    """Top-k per level, decode, clip, suppress per level, best over levels, image by image."""
+    generator = torch.Generator().manual_seed(0)
+    sizes, shapes = [40, 12], [(50, 60), (60, 40)]
+    logits = [torch.randn(2, n, generator=generator) for n in sizes]
+    deltas = [torch.randn(2, n, 4, generator=generator) * 0.3 for n in sizes]
+    anchors = []
+    for n in sizes:
+        corner = torch.rand(n, 2, generator=generator) * 50
+        anchors.append(
+            torch.cat([corner, corner + 5 + torch.rand(n, 2, generator=generator) * 20], 1)
+        )
+    from mmdet_r2.models.matching import DeltaXYWHBBoxCoder
+
+    coder = DeltaXYWHBBoxCoder()
+    selector = ProposalSelector(nms_pre=20, max_per_img=15, nms=dict(type='nms', iou_threshold=0.5))
+    ours = selector.select(logits, deltas, anchors, coder, shapes)
+    assert isinstance(ours, Proposals)
+    for i, (height, width) in enumerate(shapes):
+        limits = torch.tensor([width, height, width, height], dtype=torch.float32)
+        kept = []
+        for logit, delta, anchor in zip(logits, deltas, anchors, strict=True):
+            top = logit[i].argsort(descending=True)[:20]
+            boxes = coder.decode(anchor[top], delta[i, top], limits)
+            chosen = []
+            for j in range(len(top)):
+                if (boxes[j, 2:] <= boxes[j, :2]).any():
+                    continue
+                if all(box_iou(boxes[j : j + 1], boxes[c : c + 1]) <= 0.5 for c in chosen):
+                    chosen.append(j)
+            kept += [(logit[i, top[j]].sigmoid().item(), boxes[j]) for j in chosen]
+        kept = sorted(kept, key=lambda pair: -pair[0])[:15]
+        torch.testing.assert_close(ours.scores[i], torch.tensor([s for s, _ in kept]))
+        torch.testing.assert_close(ours.boxes[i], torch.stack([b for _, b in kept]))
+
+
+@pytest.mark.parametrize('agnostic', [False, True])
+def test_detections_equal_a_direct_selection(agnostic):
+    generator = torch.Generator().manual_seed(2)
+    init_scope()
+    head = Shared2FCBBoxHead(in_channels=4, fc_out_channels=8, num_classes=K)
+    corner = torch.rand(30, 2, generator=generator) * 40
+    rois = torch.cat(
+        [
+            torch.arange(30)[:, None] // 20 * 1.0,
+            corner,
+            corner + 10 + torch.rand(30, 2, generator=generator) * 20,
+        ],
+        1,
+    )
+    logits = torch.randn(30, K + 1, generator=generator) * 2
+    deltas = torch.randn(30, 4 * K, generator=generator)
+    samples = [_sample(64, 64, 0, scale=0.5), _sample(64, 48, 0, scale=2.0)]
+    selector = DetectionSelector(
+        score_thr=0.1,
+        nms=dict(type='nms', iou_threshold=0.3, class_agnostic=agnostic),
+        max_per_img=6,
+    )
+    ours = selector.select(BoxOutput(logits, deltas), rois, head, samples, rescale=True)
+    probs = logits.softmax(-1)
+    for i, sample in enumerate(samples):
+        height, width = sample.img_shape
+        limits = torch.tensor([width, height, width, height], dtype=torch.float32)
+        pairs = []
+        for r in (rois[:, 0] == i).nonzero()[:, 0].tolist():
+            for k in range(K):
+                if probs[r, k] > 0.1:
+                    box = head.bbox_coder.decode(
+                        rois[r : r + 1, 1:], deltas[r : r + 1].view(K, 4)[k], limits
+                    )
+                    pairs.append((probs[r, k].item(), k, box[0] / sample.scale_factor[0]))
+        pairs.sort(key=lambda p: -p[0])
+        kept = []
+        for score, k, box in pairs:
+            rivals = [b for _, c, b in kept if agnostic or c == k]
+            if all(box_iou(box[None], b[None]) <= 0.3 for b in rivals):
+                kept.append((score, k, box))
+        kept = kept[:6]
+        assert ours[i].labels.tolist() == [k for _, k, _ in kept]
+        torch.testing.assert_close(ours[i].scores, torch.tensor([s for s, _, _ in kept]))
+        torch.testing.assert_close(ours[i].boxes, torch.stack([b for _, _, b in kept]))
+
+
+def test_soft_nms_lowers_overlapping_scores_and_keeps_the_boxes():
+    init_scope()
+    head = Shared2FCBBoxHead(in_channels=4, fc_out_channels=8, num_classes=1)
+    rois = torch.tensor([[0, 10.0, 10, 30, 30], [0, 11.0, 11, 31, 31], [0, 40.0, 40, 60, 60]])
+    logits = torch.tensor([[4.0, 0], [3.0, 0], [2.0, 0]])
+    selector = DetectionSelector(nms=dict(type='soft_nms', iou_threshold=0.5, min_score=0.05))
+    found = selector.select(
+        BoxOutput(logits, None), rois, head, [_sample(64, 64, 0)], rescale=False
+    )[0]
+    assert len(found.boxes) == 3
+    before = logits.softmax(-1)[:, 0]
+    assert found.scores.sort().values[0] < before[1] and found.scores.max() == before[0]
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(nms=dict(type='fast')), 'expected type nms or soft_nms'),
+        (dict(nms=dict(type='nms', threshold=0.5)), 'threshold'),
+    ],
+)
+def test_selection_options_are_checked(change, message):
+    with pytest.raises(ValueError, match=message):
+        DetectionSelector(**change)
