@@ -229,15 +229,13 @@ class PolygonMasks:
 
     @property
     def areas(self) -> np.ndarray:
-        """Sum of the polygons' areas (shoelace formula; overlaps count twice), (n,) float32."""
+        """Sum of the polygons' areas (shoelace formula; overlaps count twice), (n,) float64."""
 
         def area(polygon: np.ndarray) -> float:
             x, y = polygon[0::2], polygon[1::2]
             return 0.5 * abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))))
 
-        return np.array(
-            [sum(area(p) for p in polygons) for polygons in self.masks], dtype=np.float32
-        )
+        return np.array([sum(map(area, polygons)) for polygons in self.masks], dtype=np.float64)
 
     def _affine(
         self, scale: tuple[float, float], shift: tuple[float, float], shape: Shape
@@ -439,7 +437,14 @@ def _align(bitmaps: Tensor, rois: Tensor, size: Shape) -> Tensor:
     """(n, H, W) uint8, (r, 5) -> (r, h, w) float32 of 0 and 1."""
     if len(rois) == 0:
         return rois.new_zeros((0, *size))
-    soft = ops.roi_align(bitmaps[:, None].float(), rois, size, 1.0, sampling_ratio=0, aligned=True)
+    if ops.backend() == 'mmcv':
+        # The compiled kernel on the CPU too: for one channel it is faster than our matrix product,
+        # and an average of exactly one half, common where boxes meet masks, is decided by rounding.
+        from mmcv.ops import roi_align
+
+        soft = roi_align(bitmaps[:, None].float(), rois, size, 1.0, 0, 'avg', True)
+    else:
+        soft = ops.roi_align(bitmaps[:, None].float(), rois, size, 1.0, 0, aligned=True)
     return (soft[:, 0] >= 0.5).float()
 
 
@@ -524,11 +529,10 @@ def _paste_images(probs: Tensor, boxes: Tensor, shape: Shape, threshold: float) 
     columns = torch.arange(width, device=probs.device, dtype=torch.float64) + 0.5
     rows = torch.arange(height, device=probs.device, dtype=torch.float64) + 0.5
     group = max(1, _CHUNK_PIXELS.get(probs.device.type, 2**24) // max(1, height * width))
-    with torch.autocast(
-        probs.device.type, enabled=False
-    ):  # half precision would move the masks' edges
-        for part in torch.arange(num).split(group):
-            i = slice(int(part[0]), int(part[-1]) + 1)
+    # Half precision would move the masks' edges.
+    with torch.autocast(probs.device.type, enabled=False):
+        for start in range(0, num, group):
+            i = slice(start, start + group)
             xs = (columns - boxes[i, 0:1]) * scale[i, 0:1] - 0.5  # (k, W)
             ys = (rows - boxes[i, 1:2]) * scale[i, 1:2] - 0.5  # (k, H)
             image = _interpolation(ys, h) @ (probs[i] @ _interpolation(xs, w).mT)  # (k, H, W)
