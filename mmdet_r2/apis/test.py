@@ -1,0 +1,277 @@
+"""Testing a checkpoint on a data set."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+from ..config import load_config
+from ..engine import Runner, build_runner, check_num_classes
+from ..errors import CheckpointError, ConfigError
+from ..inference import prepare_for_inference
+from ..zoo import LoadReport, classes_differ, load_checkpoint
+
+METRICS = ('bbox', 'segm', 'proposal', 'proposal_fast')
+
+
+def test(
+    config: 'str | Path | Config',
+    checkpoint: str | Path,
+    *,
+    metrics: Sequence[str] | None = None,
+    classwise: bool = False,
+    out: str | Path | None = None,
+    format_only: bool = False,
+    outfile_prefix: str | Path | None = None,
+    show: bool = False,
+    show_dir: str | Path | None = None,
+    score_thr: float | None = None,
+    wait_time: float = 0.0,
+    work_dir: str | Path | None = None,
+    launcher: str = 'none',
+    prepare: bool = True,
+    overrides: dict[str, Any] | None = None,
+) -> dict[str, float]:
+    """Run ``checkpoint`` on the config's test data and measure it; the numbers, the same on every
+    process.
+
+    ``metrics.json`` in the work folder gets the numbers, COCO's twelve of each metric and those of
+    every class.
+
+    Args:
+        config: path, bare name, or ``Config``; see :func:`mmdet_r2.config.load_config`.
+        checkpoint: path, URL or zoo name; see :func:`mmdet_r2.zoo.load_checkpoint`.
+        metrics: of 'bbox', 'segm', 'proposal', 'proposal_fast', instead of what
+            ``test_evaluator`` says.
+        classwise: also print a table of all classes.
+        out: write all predictions to this ``.pkl`` file; see
+            :class:`mmdet_r2.evaluation.DumpDetResults`.
+        format_only: write COCO result files and measure nothing; ground truth is not needed.
+        outfile_prefix: where COCO result files go (``PREFIX.bbox.json``, ``PREFIX.segm.json``);
+            with ``format_only`` by default ``results`` in the work folder.
+        show: open a window with every image's predictions.
+        show_dir: draw every image's predictions beside the ground truth into this folder.
+        score_thr: predictions of at most this score are not drawn; else the config's, else 0.3.
+        wait_time: seconds that a window stays; 0 waits for a key.
+        work_dir: folder for logs and ``metrics.json``; else the config's, else
+            ``work_dirs/<name of the config>``.
+        launcher: 'pytorch' (torchrun), 'slurm', 'mpi', or 'none' for one process.
+        prepare: fold batch norms and use channels-last layout; results agree within 1e-3.
+        overrides: dotted config keys and their values, as on the command line.
+
+    Raises:
+        ConfigError: the model cannot give what is to be measured; its classes are not the data
+            set's.
+        CheckpointError: the checkpoint is unreadable, does not fill the model, or has other
+            class names than the data set.
+        DataError: data cannot be used.
+    """
+    config = test_config(
+        config,
+        metrics=metrics,
+        classwise=classwise,
+        out=out,
+        format_only=format_only,
+        outfile_prefix=outfile_prefix,
+        show=show,
+        show_dir=show_dir,
+        score_thr=score_thr,
+        wait_time=wait_time,
+        work_dir=work_dir,
+        launcher=launcher,
+        overrides=overrides,
+    )
+    runner = build_runner(config)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    dataset = runner.test_loop.dataloader.dataset
+    check_num_classes(model, dataset)
+    _load(model, str(checkpoint), dataset)
+    if prepare:
+        _replace_model(runner, prepare_for_inference(model))
+    values = runner.test()
+    if is_main_process() and not format_only:
+        _write_report(runner, str(checkpoint), values)
+    return values
+
+
+# pytest would take the function for a test of its own wherever it is imported
+test.__test__ = False  # type: ignore[attr-defined]
+
+
+def test_config(
+    config: 'str | Path | Config',
+    *,
+    metrics: Sequence[str] | None = None,
+    classwise: bool = False,
+    out: str | Path | None = None,
+    format_only: bool = False,
+    outfile_prefix: str | Path | None = None,
+    show: bool = False,
+    show_dir: str | Path | None = None,
+    score_thr: float | None = None,
+    wait_time: float = 0.0,
+    work_dir: str | Path | None = None,
+    launcher: str = 'none',
+    overrides: dict[str, Any] | None = None,
+) -> Config:
+    """The config that :func:`test` runs, for the same arguments."""
+    config = load_config(config, overrides)
+    name = config.filename or 'config'
+    for key in ('test_dataloader', 'test_evaluator', 'test_cfg'):
+        if config.get(key) is None:
+            raise ConfigError(f'{name}: {key} is missing, needed to test.')
+    if metrics is not None and format_only:
+        raise ConfigError('--eval measures and --format-only does not: leave one of them out.')
+    if work_dir is not None:
+        config.work_dir = str(work_dir)
+    elif not config.get('work_dir'):
+        config.work_dir = str(
+            Path('work_dirs') / (Path(config.filename).stem if config.filename else 'run')
+        )
+    config.launcher = launcher
+    # the checkpoint is read once, before batch norms are folded
+    config.load_from, config.resume = None, False
+
+    evaluators = config.test_evaluator
+    evaluators = [*evaluators] if isinstance(evaluators, list | tuple) else [evaluators]
+    coco = [e for e in evaluators if e.get('type') == 'CocoMetric']
+    wanted = metrics is not None or classwise or format_only or outfile_prefix is not None
+    if wanted and not coco:
+        types = ', '.join(str(e.get('type')) for e in evaluators)
+        raise ConfigError(
+            f'{name}: --eval, --classwise, --format-only and --outfile-prefix are for CocoMetric; '
+            f'test_evaluator is {types}.'
+        )
+    if format_only and outfile_prefix is None:
+        outfile_prefix = Path(config.work_dir) / 'results'
+    for evaluator in coco:
+        if metrics is not None:
+            evaluator.metric = list(metrics)
+        if classwise:
+            evaluator.classwise = True
+        if format_only:
+            evaluator.format_only = True
+        if outfile_prefix is not None:
+            evaluator.outfile_prefix = str(outfile_prefix)
+        if not evaluator.get('format_only'):
+            _check_metrics(evaluator.get('metric', 'bbox'), config)
+    if out is not None:
+        evaluators.append(ConfigDict(type='DumpDetResults', out_file_path=str(out)))
+    config.test_evaluator = evaluators
+    if show or show_dir is not None:
+        _draw(config, show, show_dir, score_thr, wait_time)
+    elif score_thr is not None:
+        raise ConfigError('--score-thr is for drawings: give --show-dir or --show with it.')
+    return config
+
+
+test_config.__test__ = False  # type: ignore[attr-defined]
+
+
+def _check_metrics(metrics: str | Sequence[str], config: Config) -> None:
+    """Raise unless the model predicts what ``metrics`` measure: said now rather than after all
+    images.
+    """
+    model = config.model
+    for metric in [metrics] if isinstance(metrics, str) else metrics:
+        if metric not in METRICS:
+            raise ConfigError(f'--eval {metric}: not known; expected {", ".join(METRICS)}.')
+        roi_head = model.get('roi_head')
+        if metric == 'segm' and roi_head is not None and roi_head.get('mask_head') is None:
+            raise ConfigError(
+                f"metric 'segm' needs masks, but {model.get('type')} (model.roi_head.mask_head is "
+                'not set) predicts boxes only; '
+                'use --eval bbox.'
+            )
+        if metric in ('bbox', 'segm') and roi_head is None and model.get('rpn_head') is not None:
+            raise ConfigError(
+                f'metric {metric!r} needs classes, but {model.get("type")} without model.roi_head '
+                'predicts proposals only; '
+                'use --eval proposal.'
+            )
+
+
+def _draw(
+    config: Config,
+    show: bool,
+    show_dir: str | Path | None,
+    score_thr: float | None,
+    wait_time: float,
+) -> None:
+    """Switch the drawing hook on."""
+    hooks = config.setdefault('default_hooks', ConfigDict())
+    hook = hooks.get('visualization') or ConfigDict(type='DetVisualizationHook')
+    hook.update(draw=True, show=show, wait_time=wait_time)
+    if show_dir is not None:
+        # as given; a relative folder of the hook would lie inside the work folder
+        hook.test_out_dir = str(Path(show_dir).absolute())
+    if score_thr is not None:
+        hook.score_thr = score_thr
+    hooks.visualization = hook
+    if (config.get('visualizer') or {}).get('type', 'Visualizer') == 'Visualizer':
+        config.visualizer = ConfigDict(type='DetLocalVisualizer', name='visualizer')
+
+
+def _load(model: nn.Module, checkpoint: str, dataset: Any) -> LoadReport:
+    """Load the weights of a model to be measured: all of them, for the data set's classes in its
+    order.
+    """
+    report = load_checkpoint(model, checkpoint)
+    if not report.complete:
+        raise CheckpointError(
+            f'{checkpoint} does not fill the model, whose results would be those of untrained '
+            f'parts: {report}'
+        )
+    found = (report.dataset_meta or {}).get('classes')
+    metainfo = getattr(dataset, 'metainfo', None) or {}
+    expected = metainfo.get('classes')
+    # proposals have no class
+    if found and expected and getattr(model, 'roi_head', True) is not None:
+        difference = classes_differ(_spelt_alike(found), _spelt_alike(expected))
+        if difference:
+            raise CheckpointError(
+                f"{checkpoint} was trained for other classes than the data set's "
+                f'metainfo.classes: {difference}. '
+                "Labels would be read wrongly; give metainfo.classes the checkpoint's names in "
+                "the checkpoint's order."
+            )
+    return report
+
+
+def _spelt_alike(names: Sequence[str]) -> list[str]:
+    """Class names without differences of spelling: early checkpoints have ``traffic_light``."""
+    return [name.replace('_', ' ').lower().strip() for name in names]
+
+
+def _replace_model(runner: Runner, model: nn.Module) -> None:
+    if is_model_wrapper(runner.model):
+        runner.model.module = model
+    else:
+        runner.model = model
+
+
+def _write_report(runner: Runner, checkpoint: str, values: dict[str, float]) -> None:
+    """``metrics.json``: every number of the run, and by metric the twelve of COCO and each class;
+    null where nothing is annotated.
+    """
+    report: dict[str, Any] = dict(
+        config=runner.cfg.filename,
+        checkpoint=checkpoint,
+        metrics={name: None if value == -1 else value for name, value in values.items()},
+    )
+    metrics: Sequence[BaseMetric] = runner.test_loop.evaluator.metrics
+    for metric in metrics:
+        report.update(getattr(metric, 'report', {}))
+    path = Path(runner.work_dir) / 'metrics.json'
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    temporary.write_text(json.dumps(report, indent=1) + '\n')
+    os.replace(temporary, path)
+    print_log(f'wrote {path}', 'current')
