@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import CheckpointError
-from . import download, index
+from . import index
+from .download import download
 
 _T = TypeVar('_T')
 
@@ -129,7 +130,7 @@ def fetch(source: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f'{text}: is a folder, not a checkpoint file.')
     urls = urls_of(text)
     if urls:
-        return download.download(urls)
+        return download(urls)
     if '/' in text or path.suffix in ('.pth', '.pt', '.pkl'):
         raise CheckpointError(f'{text}: no such checkpoint file{_neighbours(path)}.')
     raise CheckpointError(

@@ -10,7 +10,7 @@ import os
 import pickle
 import re
 import threading
-from collections import defaultdict
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ def _no_attribute(owner: object, name: str) -> None:
     A real ``getattr`` would let a file reach any function from any allowed class. The methods are
     not needed: the class has them.
     """
+
+
+def _plain_dict(factory: object = None) -> dict[object, object]:
+    """Stand-in for ``defaultdict``, which the restricted loader builds but refuses to fill."""
+    return {}
 
 
 def _history_buffer() -> type:
@@ -64,7 +69,6 @@ def _allowed_globals() -> list[Any]:
         np.dtype,
         np.ndarray,
         *{type(np.dtype(code)) for code in _DTYPES},
-        defaultdict,
     ]
     for module in (
         'numpy.core.multiarray',
@@ -78,6 +82,7 @@ def _allowed_globals() -> list[Any]:
     allowed += [
         (t, f'builtins.{t.__name__}') for t in (list, dict, tuple, int, float, str, bool, slice)
     ]
+    allowed += [(_plain_dict, 'collections.defaultdict')]
     from mmengine.config import ConfigDict
 
     allowed += [
@@ -154,9 +159,10 @@ def _reason(path: Path, error: BaseException) -> str:
     size = path.stat().st_size
     if size == 0:
         return 'the file is empty (0 bytes); download or copy it again.'
-    if _begins_as_checkpoint(path):
-        return f'the file is cut short or damaged ({size} bytes); download or copy it again.'
-    return f'not a PyTorch checkpoint ({size} bytes; {_first_line(error)}).'
+    if _begins_as_checkpoint(path) and not zipfile.is_zipfile(path):
+        reason = f'{size} bytes; {_first_line(error)}'
+        return f'the file is cut short or damaged ({reason}); download or copy it again.'
+    return f'not a PyTorch checkpoint that can be read ({size} bytes; {_first_line(error)}).'
 
 
 def _begins_as_checkpoint(path: Path) -> bool:
