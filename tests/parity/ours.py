@@ -283,7 +283,8 @@ def report(folder: Path) -> None:
             group = key.split('/')[0]
             if group not in ('final', 'proposals', 'keys'):
                 group = key if group == 'loss' else group
-                worst[group] = max(worst.get(group, 0), cases.deviation(key, value, stored))
+                found = cases.deviation(key, value, stored, average=group == 'gradient')
+                worst[group] = max(worst.get(group, 0), found)
         for index in range(2):
             for prefix, result in (
                 ('proposals', match_proposals(arrays, stored, index)),
