@@ -148,8 +148,9 @@ def _read(path: Path) -> Config:
     except ConfigError:
         raise
     except ModuleNotFoundError as error:
+        reason = f'the module {error.name!r}' if error.name else ' '.join(str(error).split())
         raise ConfigError(
-            f'{path}: needs the module {error.name!r}, which is not installed. A `_base_` of another package '
+            f'{path}: cannot be read: {reason} is missing; a `_base_` of another package '
             '("name::file") has to be copied beside this config.'
         ) from error
     except Exception as error:
@@ -159,11 +160,17 @@ def _read(path: Path) -> Config:
 
 
 def _apply(config: Config, overrides: dict[str, Any]) -> None:
-    try:
-        config.merge_from_dict(overrides)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        reason = ' '.join(str(error.args[0] if error.args else error).split())
-        raise ConfigError(f'--cfg-options {", ".join(overrides)}: {reason}') from error
+    for key, value in overrides.items():
+        try:
+            config.merge_from_dict({key: value})
+        except AttributeError as error:
+            raise ConfigError(
+                f'--cfg-options {key}: items of a list of plain values cannot be set one by one; '
+                'give the whole list.'
+            ) from error
+        except (KeyError, TypeError, IndexError) as error:
+            reason = ' '.join(str(error.args[0] if error.args else error).split())
+            raise ConfigError(f'--cfg-options {key}: {reason[:300]}') from error
 
 
 def to_our_scope(config: Config) -> None:
@@ -172,7 +179,7 @@ def to_our_scope(config: Config) -> None:
     scope = config.get('default_scope')
     if scope not in (None, SCOPE, *_FOREIGN_SCOPES):
         raise ConfigError(
-            f"default_scope: '{scope}' is another project's; components here are those of '{SCOPE}'."
+            f"default_scope: '{scope}' is another project's; components here are '{SCOPE}'."
         )
     _strip_scope(config._cfg_dict)
     config.default_scope = SCOPE
@@ -418,9 +425,9 @@ def _path_of(node: ast.expr) -> tuple[str, ...]:
 def _entries_of_node(
     node: ast.expr, keys: tuple[str, ...], line: int, variables: dict[str, ast.expr], depth: int = 0
 ) -> Iterator[_Entry]:
-    if isinstance(node, ast.Name) and node.id in variables and depth < 8:
-        # a helper variable: its own lines set the parts
-        value = variables[node.id]
+    value = variables.get(node.id) if isinstance(node, ast.Name) else None
+    if isinstance(value, (ast.Call, ast.Dict, ast.List, ast.Tuple)) and depth < 8:
+        # a helper variable with parts: its own lines set them
         yield from _entries_of_node(value, keys, value.lineno, variables, depth + 1)
         return
     pairs: list[tuple[str, ast.expr, int]] | None = None

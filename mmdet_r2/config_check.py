@@ -67,7 +67,7 @@ TOP_ROLES = {
     'test_evaluator': 'metric',
     'optim_wrapper': 'optim_wrapper',
     'param_scheduler': 'scheduler',
-    'default_hooks': 'hook',
+    'default_hooks': ('hook'),
     'custom_hooks': 'hook',
     'visualizer': 'visualizer',
     'log_processor': 'log_processor',
@@ -77,10 +77,24 @@ TOP_ROLES = {
 #: Top-level keys with a plain value.
 TOP_PLAIN = frozenset(
     (
-        'work_dir auto_scale_lr load_from resume launcher env_cfg log_level default_scope '
-        'randomness experiment_name sync_bn find_unused_parameters activation_checkpointing '
-        'efficient_conv_bn_eval compile custom_imports runner_type'
-    ).split()
+        'activation_checkpointing',
+        'auto_scale_lr',
+        'compile',
+        'custom_imports',
+        'default_scope',
+        'efficient_conv_bn_eval',
+        'env_cfg',
+        'experiment_name',
+        'find_unused_parameters',
+        'launcher',
+        'load_from',
+        'log_level',
+        'randomness',
+        'resume',
+        'runner_type',
+        'sync_bn',
+        'work_dir',
+    )
 )
 TOP_KEYS = frozenset(TOP_ROLES) | TOP_PLAIN
 
@@ -139,8 +153,10 @@ TAKEN_BY_PARENT = {
     'norm_cfg': 'requires_grad',
     'conv_cfg': 'fallback_on_stride',
     'dcn': 'fallback_on_stride',
-    'upsample_cfg': 'scale_factor upsample_kernel mode up_kernel up_group encoder_kernel encoder_dilation '
-    'compressed_channels',
+    'upsample_cfg': (
+        'scale_factor upsample_kernel mode up_kernel up_group encoder_kernel encoder_dilation '
+        'compressed_channels'
+    ),
     'optim_wrapper': 'optimizer constructor paramwise_cfg',
     'init_cfg': 'override',
     'override': 'name override',
@@ -154,27 +170,23 @@ PASSED_ON = {
     'EMAHook': 'momentum gamma interval device update_buffers',
     'RandomResize': 'keep_ratio clip_object_border backend interpolation',
     'RandomChoiceResize': 'keep_ratio clip_object_border backend interpolation',
-    'MMDistributedDataParallel': 'device_ids output_device dim broadcast_buffers process_group bucket_cap_mb '
-    'find_unused_parameters check_reduction gradient_as_bucket_view static_graph',
+    'MMDistributedDataParallel': (
+        'device_ids output_device dim broadcast_buffers process_group bucket_cap_mb '
+        'find_unused_parameters check_reduction gradient_as_bucket_view static_graph'
+    ),
 }
 
-#: Keys that mmdetection's configs carry and that change nothing; where our class does not take them
-#: they are dropped.
-UNUSED = {
-    '*': '_scope_ file_client_args',
-    'MaxIoUAssigner': 'gpu_assign_thr iou_calculator',
-    'RandomSampler': 'floor floor_thr',
-    'OHEMSampler': 'loss_key',
-    'PackDetInputs': 'instance_mapping_table',
-    'CocoDataset': 'serialize_data lazy_init max_refetch indices',
-    'LoadAnnotations': 'box_type poly2mask',
-    'DetVisualizationHook': 'backend_args',
-    'CocoMetric': 'collect_device sort_categories use_mp_eval',
+#: Keys that mmdetection's configs carry although nothing uses them, with the values that are let
+#: pass (and dropped); by component or by ``parent.name`` of a dictionary without type; '*': any.
+UNUSED: dict[str, dict[str, tuple]] = {
+    '*': {'file_client_args': (None, {'backend': 'disk'})},
+    'train_cfg.rpn': {'pos_weight': (-1,), 'debug': (False,)},
+    'train_cfg.rcnn': {'pos_weight': (-1,), 'debug': (False,)},
 }
 
 _OPEN = None
 _DATALOADER = 'dataset sampler batch_sampler num_batch_per_epoch disable_subprocess_warning'
-_RPN_PROPOSAL = 'nms_pre nms_post max_per_img max_num nms nms_thr min_bbox_size nms_across_levels'
+_RPN_PROPOSAL = 'nms_pre max_per_img nms min_bbox_size nms_across_levels'
 #: Keys of dictionaries without ``type``: the name they have in their parent -> keys.
 #: ``parent.name`` goes before ``name``. None: any key. A trailing ``~``: keys are free, except that
 #: near-misses of those listed are taken for typing errors.
@@ -188,29 +200,32 @@ PLAIN: dict[str, str | None] = {
     'dist_cfg': 'backend timeout init_backend init_method port device_id',
     'randomness': 'seed diff_rank_seed deterministic',
     'custom_imports': 'imports allow_failed_imports',
-    'default_hooks': 'runtime_info timer sampler_seed logger param_scheduler checkpoint visualization early_stopping '
-    'num_class_check invalid_loss unreadable_images progress ~',
+    'default_hooks': 'runtime_info timer sampler_seed logger param_scheduler checkpoint '
+    'visualization early_stopping num_class_check invalid_loss unreadable_images progress ~',
     'train_cfg': 'rpn rpn_proposal rcnn',
     'test_cfg': 'rpn rcnn panoptic',
-    'train_cfg.rpn': 'assigner sampler allowed_border pos_weight debug',
+    'train_cfg.rpn': 'assigner sampler allowed_border',
     'train_cfg.rpn_proposal': _RPN_PROPOSAL,
-    'train_cfg.rcnn': 'assigner sampler mask_size pos_weight debug mask_thr_binary',
+    'train_cfg.rcnn': 'assigner sampler mask_size',
     'test_cfg.rpn': _RPN_PROPOSAL,
-    'test_cfg.rcnn': 'score_thr nms max_per_img mask_thr_binary rescale',
+    'test_cfg.rcnn': 'score_thr nms max_per_img mask_thr_binary',
     'test_cfg.panoptic': 'score_thr max_per_img mask_thr_binary mask_overlap nms stuff_area_limit',
     'tta_cfg': 'nms max_per_img',
-    'paramwise_cfg': 'custom_keys lr_mult decay_mult bias_lr_mult bias_decay_mult norm_decay_mult flat_decay_mult '
-    'dwconv_decay_mult dcn_offset_lr_mult bypass_duplicate',
+    'paramwise_cfg': (
+        'custom_keys lr_mult decay_mult bias_lr_mult bias_decay_mult norm_decay_mult '
+        'flat_decay_mult dwconv_decay_mult dcn_offset_lr_mult bypass_duplicate'
+    ),
     'custom_keys': _OPEN,
     'custom_keys.*': 'lr_mult decay_mult',
     'clip_grad': 'type max_norm norm_type error_if_nonfinite foreach clip_value',
     'loss_scale': 'init_scale growth_factor backoff_factor growth_interval enabled',
     'filter_cfg': 'filter_empty_gt min_size bbox_min_size',
     'data_prefix': 'img img_path seg seg_map_path sub_data_root ann ~',
-    'metainfo': 'classes palette CLASSES PALETTE dataset_type task_name thing_classes stuff_classes ~',
+    'metainfo': (
+        'classes palette CLASSES PALETTE dataset_type task_name thing_classes stuff_classes ~'
+    ),
     'backend_args': 'backend path_mapping ~',
     'upsample_cfg': 'mode scale_factor align_corners',
-    'anchor_generator.centers': _OPEN,
     'plugins': 'cfg stages position',
 }
 
@@ -277,9 +292,8 @@ class _Checker:
             if key in TOP_ROLES:
                 if value is not None:
                     self.visit(value, (key,), TOP_ROLES[key])
-            elif key in TOP_PLAIN:
-                if isinstance(value, dict) and key in PLAIN:
-                    self.plain(value, (key,), 'plain')
+            elif key in TOP_PLAIN and isinstance(value, dict):
+                self.plain(value, (key,), 'plain')
             # anything else is a variable or a mistake: see top_level
         self.top_level()
 
@@ -316,14 +330,9 @@ class _Checker:
     def keys(
         self, node: dict, path: tuple[str, ...], role: str, name: str, accepted: frozenset[str]
     ) -> None:
-        unused = {*UNUSED['*'].split(), *UNUSED.get(name, '').split()}
         unknown = []
         for key in list(node):
-            if key in accepted or key.startswith('__'):
-                continue
-            if key in unused:
-                del node[key]
-            else:
+            if key not in accepted and not self.drop(node, key, name, path):
                 unknown.append(key)
         if not unknown:
             return
@@ -336,6 +345,20 @@ class _Checker:
                 f'{".".join((*path, key))}: {name} has no such key{_nearest(key, accepted)}'
                 f'{self.place((*path, key))}'
             )
+
+    def drop(self, node: dict, key: str, name: str, path: tuple[str, ...]) -> bool:
+        """Take an unused key out of ``node``; False if it is not one of those."""
+        values = UNUSED.get(name, {}).get(key, UNUSED['*'].get(key))
+        if values is None:
+            return False
+        if node[key] not in values:
+            only = ' or '.join(repr(value) for value in values)
+            self.problems.append(
+                f'{".".join((*path, key))}: nothing uses this key; only {only} is let pass'
+                f'{self.place((*path, key))}'
+            )
+        del node[key]
+        return True
 
     def find(self, kind: Any, path: tuple[str, ...], role: str) -> Callable | str | None:
         """The class or function called ``kind``, or a string with its keys; None after an error was
@@ -390,7 +413,8 @@ class _Checker:
     # ---- dictionaries without type
 
     def plain(self, node: dict, path: tuple[str, ...], role: str) -> None:
-        name, parent = _name(path), _name(path[:-1])
+        names = [part for part in path if not part.isdigit()]
+        name, parent = names[-1], names[-2] if len(names) > 1 else ''
         table = PLAIN
         for key in (f'{parent}.{name}', f'{parent}.*', name):
             if key in table:
@@ -400,7 +424,9 @@ class _Checker:
             listed = _OPEN
         if len(path) == 1 and name == 'train_cfg':  # by_epoch picks the loop
             loop = 'EpochBasedTrainLoop' if node.get('by_epoch', True) else 'IterBasedTrainLoop'
-            self.keys(node, path, role, loop, _accepted(registry.LOOPS.get(loop)) | {'by_epoch'})
+            self.keys(
+                node, path, role, loop, _accepted(registry.LOOPS.get(loop)) | {'type', 'by_epoch'}
+            )
             return
         if listed is not None:
             words = set(listed.split())
@@ -409,10 +435,13 @@ class _Checker:
             if name.endswith('_dataloader'):
                 words |= _accepted(DataLoader)
             for key in list(node):
-                if key in words or key in UNUSED['*'].split() or str(key).startswith('_'):
+                if key in words or self.drop(node, key, f'{parent}.{name}', path):
                     continue
                 near = _nearest(key, words)
-                if free and not difflib.get_close_matches(key, words, n=1, cutoff=0.75):
+                if free and not (
+                    any(_one_letter_apart(str(key), word) for word in words)
+                    or difflib.get_close_matches(str(key), words, n=1, cutoff=0.75)
+                ):
                     continue
                 self.problems.append(
                     f'{".".join((*path, str(key)))}: {name} has no such key{near}'
@@ -443,24 +472,30 @@ class _Checker:
             if key in given:
                 where = self.place((key,), base=True)
                 if where and files and any(key in file.assigned for file in files.chain()):
-                    problem = f'{key}: has no effect from the command line; it is a variable that was used '
-                    problem += f'while the file was read{where}; set the key that uses it instead'
+                    problem = f'{key}: has no effect from the command line; it is a variable that '
+                    problem += f'was used while the file was read{where}; set the key that uses it'
                 else:
                     problem = f'{key}: nothing reads this key{_hint(key)}'
                 self.problems.append(problem)
                 continue
-            if files is not None and any(key in file.assigned for file in files.chain()):
-                if _is_read(key, files):
-                    continue
+            assigned = files is not None and any(key in f.assigned for f in files.chain())
+            if assigned and files is not None and _is_read(key, files):
+                continue
+            # Made in Python, or written out by Config.dump: a variable that was used has left its
+            # value elsewhere.
+            if not assigned or (files is not None and not files.bases):
                 values = _values(tree) if values is None else values
-                # written out by Config.dump: the variable has been replaced by its value
-                if not files.bases and any(_same(tree[key], value) for value in values):
+                mistyped = any(_one_letter_apart(key, name) for name in TOP_KEYS - set(tree))
+                if not mistyped and any(_same(tree[key], value) for value in values):
                     continue
-            else:  # made in Python, without a file
-                values = _values(tree) if values is None else values
-                if any(_same(tree[key], value) for value in values):
-                    continue
-            self.problems.append(f'{key}: nothing reads this key{_hint(key)}{self.place((key,))}')
+            if assigned and files is not None and any(key in f.read for f in files.chain()):
+                problem = (
+                    f'{key}: assigning it here changes nothing: it is a variable of a base file, '
+                )
+                problem += 'which was read before; set the keys that use it'
+            else:
+                problem = f'{key}: nothing reads this key{_hint(key)}'
+            self.problems.append(f'{problem}{self.place((key,))}')
 
     # ---- provenance, read only when there is something to explain
 
@@ -495,15 +530,30 @@ def _role_below(role: str, key: str) -> str:
     return KEY_ROLES[key] if key in _KEY_ROLES_WITHIN.get(role, ()) else role
 
 
-def _nearest(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.45)
+def _nearest(key: str, known: Iterable[str], cutoff: float = 0.45) -> str:
+    known = sorted(known)
+    near = [name for name in known if _one_letter_apart(str(key), name)]
+    near = near or difflib.get_close_matches(str(key), known, n=1, cutoff=cutoff)
     return f' (did you mean {near[0]}?)' if near else ''
+
+
+def _one_letter_apart(one: str, other: str) -> bool:
+    """Whether a letter added, left out, changed, or swapped with the next makes ``other`` of
+    ``one``."""
+    if one == other or abs(len(one) - len(other)) > 1:
+        return False
+    short, long = sorted((one, other), key=len)
+    start = next((i for i, letter in enumerate(short) if letter != long[i]), len(short))
+    if len(short) < len(long):
+        return short[start:] == long[start + 1 :]
+    swapped = short[start + 1 : start + 2] + short[start] + short[start + 2 :]
+    return short[start + 1 :] == long[start + 1 :] or swapped == long[start:]
 
 
 def _hint(key: str) -> str:
     if key in HINTS:
         return f' ({HINTS[key]})'
-    return _nearest(key, TOP_KEYS)
+    return _nearest(key, TOP_KEYS, cutoff=0.7)
 
 
 def _is_read(key: str, files: ConfigFile) -> bool:
