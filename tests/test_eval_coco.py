@@ -18,7 +18,8 @@ from pycocotools.cocoeval import COCOeval
 
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.evaluation import CocoMetric, DumpDetResults, load_results
-from mmdet_r2.evaluation.coco import TWELVE, _pack, _unpack
+from mmdet_r2.evaluation.coco import TWELVE
+from mmdet_r2.evaluation.image_result import pack, unpack
 
 KEYS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
@@ -217,6 +218,15 @@ def test_proposal_recall_is_that_of_pycocotools(case):
     assert [values[f'coco/{key}'] for key in keys] == expected.stats[6:].tolist()
 
 
+def test_proposals_have_no_class(case):
+    batch = samples(case['found'], case['data'], case['classes'])
+    expected = run(CocoMetric(case['path'], metric='proposal'), batch, case['classes'])
+    for sample in batch:
+        sample['pred_instances']['labels'] *= 0
+    classes = ['absent', *case['classes']]  # what label 0 happens to be does not matter
+    assert run(CocoMetric(case['path'], metric='proposal'), batch, classes) == expected
+
+
 def test_items_and_thresholds(case):
     metric = CocoMetric(
         case['path'], iou_thrs=0.6, metric_items=['mAP', 'AR@300'], proposal_nums=(1, 10, 100)
@@ -382,13 +392,13 @@ def test_packing_is_lossless(case):
         sample['pred_instances']['mask_scores'] = sample['pred_instances']['scores'] * 0.5
     metric.dataset_meta = dict(classes=case['classes'])
     metric.process(None, batch)
-    back = _unpack(_pack(metric.results))
+    back = unpack(pack(metric.results))
     for a, b in zip(metric.results, back, strict=True):
         assert (a.img_id, a.height, a.width, a.masks) == (b.img_id, b.height, b.width, b.masks)
         for name in ('bboxes', 'scores', 'labels'):
             assert np.array_equal(getattr(a, name), getattr(b, name))
         assert (a.mask_scores is None) == (b.mask_scores is None)
-    assert _unpack(_pack([])) == []
+    assert unpack(pack([])) == []
 
 
 WORKER = """

@@ -8,8 +8,6 @@ files.
 
 import contextlib
 import io
-import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,10 +18,8 @@ import numpy as np
 import torch
 from mmengine import dist
 from mmengine.evaluator import BaseMetric
-from mmengine.fileio import get_text
 from mmengine.logging import print_log
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
@@ -31,33 +27,20 @@ from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import METRICS
 from mmdet_r2.structures.masks import encode_rle
 
+from .coco_format import (
+    annotations_of,
+    detections,
+    ground_truth,
+    read_annotations,
+    write_results,
+)
 from .collect import gather_results, interleave, run_on_main
+from .image_result import ImageResult, pack, select, unpack
 
 METRIC_NAMES = ('bbox', 'segm', 'proposal', 'proposal_fast')
 AP_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 AREAS = {'': 'all', '_s': 'small', '_m': 'medium', '_l': 'large'}
 COCO_MAX_DETS = (1, 10, 100)
-
-
-@dataclass
-class ImageResult:
-    """Detections of one image, n of them in the model's order; ``height`` and ``width`` are the
-    original image's.
-    """
-
-    img_id: int | str
-    height: int
-    width: int
-    bboxes: np.ndarray  # (n, 4) float32 xyxy, pixels of the original image
-    scores: np.ndarray  # (n,) float32
-    labels: np.ndarray  # (n,) int64, index into the data set's classes
-    masks: list[dict] | None = (
-        None  # n x dict(size=[h, w], counts=bytes); None: the model has no masks
-    )
-    mask_scores: np.ndarray | None = None  # (n,) float32, where masks are scored on their own
-    instances: list[dict] | None = (
-        None  # ground truth from the data sample; kept if there is no annotation file
-    )
 
 
 @dataclass
@@ -287,7 +270,7 @@ class CocoMetric(BaseMetric):
                     'current',
                     level=30,
                 )
-            result = _select(result, finite)
+            result = select(result, finite)
         return result
 
     def evaluate(self, size: int) -> dict[str, float]:
@@ -299,7 +282,7 @@ class CocoMetric(BaseMetric):
         """
         collected, self.results = self.results, []
         if dist.get_world_size() > 1:
-            collected = interleave([_unpack(part) for part in gather_results(_pack(collected))])
+            collected = interleave([unpack(part) for part in gather_results(pack(collected))])
 
         def compute() -> dict[str, float]:
             unique = len({result.img_id for result in collected})
@@ -406,18 +389,19 @@ class CocoMetric(BaseMetric):
                 *(f'AR_{size}@{last}' for size in 'sml'),
             ]
             max_dets = {*self.proposal_nums, *(_number(item).max_dets for item in items)}
+            # proposals have no class, whatever label they carry
+            known = next(category for category in category_ids if category is not None)
+            category_ids = [known if c is None else c for c in category_ids]
         iou_type = 'segm' if metric == 'segm' else 'bbox'
+        truth = ground_truth(annotations, iou_type)
+        found = detections(images, category_ids, truth, iou_type)
+        evaluation = COCOeval(truth, found, iou_type)
+        evaluation.params.imgIds = [image.img_id for image in images]
+        evaluation.params.catIds = sorted({c for c in category_ids if c is not None})
+        evaluation.params.iouThrs = self.iou_thrs
+        evaluation.params.maxDets = sorted(max_dets)
+        evaluation.params.useCats = int(metric != 'proposal')
         with contextlib.redirect_stdout(io.StringIO()):
-            truth = ground_truth(annotations, iou_type)
-            found = detections(images, category_ids, truth, iou_type)
-            evaluation = COCOeval(truth, found, iou_type)
-            evaluation.params.imgIds = [image.img_id for image in images]
-            evaluation.params.catIds = [
-                category for category in category_ids if category is not None
-            ]
-            evaluation.params.iouThrs = self.iou_thrs
-            evaluation.params.maxDets = sorted(max_dets)
-            evaluation.params.useCats = int(metric != 'proposal')
             evaluation.evaluate()
             evaluation.accumulate()
         if metric == 'proposal':
@@ -502,199 +486,6 @@ class CocoMetric(BaseMetric):
         return values
 
 
-def read_annotations(path: str, backend_args: dict | None = None) -> dict:
-    """A COCO annotation file's ``images``, ``categories`` and ``annotations``, ready for
-    pycocotools.
-
-    ``iscrowd`` and ``area`` are filled in where missing (0, the box's area), and annotations are
-    numbered anew from 1: pycocotools takes a match with id 0 for a miss, and loses annotations that
-    share an id.
-
-    Raises:
-        DataError: missing, unreadable or not in COCO's format.
-    """
-    try:
-        data = json.loads(get_text(path, backend_args=backend_args))
-    except FileNotFoundError as error:
-        raise DataError(f'{path}: no such annotation file (CocoMetric.ann_file)') from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f'{path}: not a readable JSON file: {error}') from error
-    if not isinstance(data, dict) or not {'images', 'categories'} <= data.keys():
-        raise DataError(
-            f"{path}: not a COCO annotation file, which has 'images', 'categories' and "
-            "'annotations'"
-        )
-    # test sets come without annotations; only format_only has a use for them
-    objects = data.get('annotations', [])
-    ids = [a.get('id') for a in objects]
-    if len(set(ids)) < len(ids) or any(not isinstance(i, int) or i <= 0 for i in ids):
-        print_log(
-            f'{path}: annotation ids are not unique numbers above 0; numbered anew', 'current'
-        )
-    known = {image['id'] for image in data['images']}
-    annotations = []
-    for number, a in enumerate(objects, start=1):
-        for key in ('image_id', 'category_id', 'bbox'):
-            if key not in a:
-                raise DataError(f'{path}: annotation {a.get("id")} has no {key!r}')
-        if a['image_id'] not in known:
-            raise DataError(
-                f'{path}: annotation {a.get("id")} is of image {a["image_id"]}, not in the file'
-            )
-        a = dict(a, id=number, iscrowd=int(a.get('iscrowd', 0)))
-        a.setdefault('area', a['bbox'][2] * a['bbox'][3])
-        annotations.append(a)
-    return dict(
-        images=[
-            dict(id=i['id'], height=i.get('height'), width=i.get('width')) for i in data['images']
-        ],
-        categories=data['categories'],
-        annotations=annotations,
-    )
-
-
-def annotations_of(images: Sequence[ImageResult], classes: Sequence[str]) -> dict:
-    """The data samples' own ground truth in COCO's format; the category id is the label.
-
-    Without ``instances`` (results are only written) there are no annotations.
-    """
-    annotations = []
-    for image in images:
-        for instance in image.instances or ():
-            x1, y1, x2, y2 = instance['bbox']
-            mask = instance.get('mask')
-            area = instance.get('area')
-            if area is None and mask:
-                rle = _to_rle(mask, image.height, image.width)
-                area = float(coco_mask.area(rle)) if rle else None
-            annotation = dict(
-                id=len(annotations) + 1,
-                image_id=image.img_id,
-                category_id=int(instance['bbox_label']),
-                bbox=[x1, y1, x2 - x1, y2 - y1],
-                area=(x2 - x1) * (y2 - y1) if area is None else area,
-                iscrowd=int(instance.get('ignore_flag', 0)),
-            )
-            annotations.append(annotation | ({'segmentation': mask} if mask else {}))
-    return dict(
-        images=[dict(id=image.img_id, height=image.height, width=image.width) for image in images],
-        categories=[dict(id=label, name=name) for label, name in enumerate(classes)],
-        annotations=annotations,
-    )
-
-
-def ground_truth(annotations: dict, iou_type: str) -> COCO:
-    """pycocotools' view of the annotations; for masks without objects that have none (a warning
-    gives their number).
-    """
-    objects = annotations['annotations']
-    if iou_type == 'segm':
-        with_mask = [a for a in objects if a.get('segmentation')]
-        if len(with_mask) < len(objects):
-            print_log(
-                f'{len(objects) - len(with_mask)} of {len(objects)} annotations have no '
-                'segmentation and are left out of the '
-                'evaluation of masks',
-                'current',
-                level=30,
-            )
-        objects = with_mask
-    coco = COCO()
-    # shallow copies: pycocotools writes into the annotations
-    coco.dataset = annotations | {'annotations': [dict(a) for a in objects]}
-    coco.createIndex()
-    return coco
-
-
-def detections(
-    images: Sequence[ImageResult],
-    category_ids: Sequence[int | None],
-    truth: COCO,
-    iou_type: str,
-) -> COCO:
-    """Detections as pycocotools' ``loadRes`` would make them of a file, but also where there are
-    none.
-
-    Sizes of masks are those of the mask, not of its box.
-    """
-    records = (
-        segm_records(images, category_ids)
-        if iou_type == 'segm'
-        else bbox_records(images, category_ids)
-    )
-    areas: Iterable[float]
-    if iou_type == 'segm':
-        # one by one: pycocotools counts its list in a byte, and fails beyond 255 (numpy 2)
-        areas = (coco_mask.area(record['segmentation']) for record in records)
-    else:
-        areas = (record['bbox'][2] * record['bbox'][3] for record in records)
-    for number, (record, area) in enumerate(zip(records, areas), start=1):
-        record.update(id=number, area=area, iscrowd=0)
-    coco = COCO()
-    coco.dataset = dict(
-        images=truth.dataset['images'], categories=truth.dataset['categories'], annotations=records
-    )
-    coco.createIndex()
-    return coco
-
-
-def bbox_records(images: Sequence[ImageResult], category_ids: Sequence[int | None]) -> list[dict]:
-    """COCO box results: image_id, bbox (x, y, width, height), score, category_id; classes without a
-    category are left out.
-    """
-    records = []
-    for image in images:
-        boxes = image.bboxes.astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
-        for box, score, label in zip(boxes.tolist(), image.scores.tolist(), image.labels.tolist()):
-            if (category := category_ids[label]) is not None:
-                records.append(
-                    dict(image_id=image.img_id, bbox=box, score=score, category_id=category)
-                )
-    return records
-
-
-def segm_records(images: Sequence[ImageResult], category_ids: Sequence[int | None]) -> list[dict]:
-    """COCO mask results: image_id, category_id, score, segmentation (RLE, counts in bytes).
-
-    No box: readers of such a file would take the object's size from it.
-    """
-    records = []
-    for image in images:
-        scores = image.scores if image.mask_scores is None else image.mask_scores
-        for rle, score, label in zip(image.masks or (), scores.tolist(), image.labels.tolist()):
-            if (category := category_ids[label]) is not None:
-                records.append(
-                    dict(image_id=image.img_id, category_id=category, score=score, segmentation=rle)
-                )
-    return records
-
-
-def write_results(
-    images: Sequence[ImageResult], category_ids: Sequence[int | None], prefix: str
-) -> list[str]:
-    """Write ``{prefix}.bbox.json`` and, if any image has masks, ``{prefix}.segm.json``; the paths
-    written.
-    """
-    files = {f'{prefix}.bbox.json': bbox_records(images, category_ids)}
-    if any(image.masks is not None for image in images):
-        records = segm_records(images, category_ids)
-        for record in records:
-            rle = record['segmentation']
-            counts = rle['counts']
-            text = counts.decode('ascii') if isinstance(counts, bytes) else counts
-            record['segmentation'] = dict(size=[int(side) for side in rle['size']], counts=text)
-        files[f'{prefix}.segm.json'] = records
-    for path, records in files.items():
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        temporary = f'{path}.{os.getpid()}.tmp'
-        with open(temporary, 'w') as file:
-            json.dump(records, file)
-        os.replace(temporary, path)
-        print_log(f'wrote {len(records)} results to {path}', 'current')
-    return list(files)
-
-
 def _number(item: str) -> _Number:
     """What a metric item such as mAP_50 or AR_s@1000 means."""
     if match := re.fullmatch(r'AR(_[sml])?@(\d+)', item):
@@ -774,16 +565,6 @@ def _class_table(per_class: dict[str, dict]) -> str:
     return AsciiTable(rows).table
 
 
-def _to_rle(mask: Any, height: int, width: int) -> dict | None:
-    """One object's polygons or run lengths as compressed run lengths; None if there is nothing."""
-    if isinstance(mask, dict):
-        return (
-            coco_mask.frPyObjects(mask, height, width) if isinstance(mask['counts'], list) else mask
-        )
-    polygons = [part for part in mask if len(part) >= 6]
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)) if polygons else None
-
-
 def _array(value: Any) -> np.ndarray:
     """A tensor of any device and precision, or an array, as numpy."""
     if isinstance(value, torch.Tensor):
@@ -791,6 +572,12 @@ def _array(value: Any) -> np.ndarray:
         # numpy has no bfloat16
         return (value.float() if value.is_floating_point() else value).numpy()
     return np.asarray(value)
+
+
+def _some(names: Iterable[str], limit: int = 10) -> str:
+    names = list(names)
+    more = f', ... ({len(names)} in all)' if len(names) > limit else ''
+    return ', '.join(names[:limit]) + more
 
 
 def _plain(value: Any) -> Any:
@@ -802,93 +589,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return value
-
-
-def _select(result: ImageResult, keep: np.ndarray) -> ImageResult:
-    """The detections where ``keep`` (n,) is true."""
-    return ImageResult(
-        img_id=result.img_id,
-        height=result.height,
-        width=result.width,
-        bboxes=result.bboxes[keep],
-        scores=result.scores[keep],
-        labels=result.labels[keep],
-        masks=None if result.masks is None else [mask for mask, k in zip(result.masks, keep) if k],
-        mask_scores=None if result.mask_scores is None else result.mask_scores[keep],
-        instances=result.instances,
-    )
-
-
-def _pack(results: Sequence[ImageResult]) -> dict:
-    """Images as a few flat tensors and lists: thousands of small tensors would take longer to send
-    than to compute.
-    """
-
-    def flat(name: str, *shape: int) -> torch.Tensor:
-        arrays = [getattr(r, name) for r in results if getattr(r, name) is not None]
-        return (
-            torch.from_numpy(np.concatenate([*arrays, np.zeros((0, *shape), arrays[0].dtype)]))
-            if arrays
-            else None
-        )
-
-    masks = [mask for r in results for mask in r.masks or ()]
-    counts = [m['counts'].encode() if isinstance(m['counts'], str) else m['counts'] for m in masks]
-    return dict(
-        img_id=[r.img_id.item() if isinstance(r.img_id, np.generic) else r.img_id for r in results],
-        size=[(r.height, r.width) for r in results],
-        number=[len(r.bboxes) for r in results],
-        bboxes=flat('bboxes', 4),
-        scores=flat('scores'),
-        labels=flat('labels'),
-        mask_scores=flat('mask_scores'),
-        has_masks=[r.masks is not None for r in results],
-        has_mask_scores=[r.mask_scores is not None for r in results],
-        rle_size=torch.tensor([m['size'] for m in masks], dtype=torch.int32),
-        rle_length=torch.tensor([len(c) for c in counts], dtype=torch.int32),
-        rle=b''.join(counts),
-        instances=[r.instances for r in results],
-    )
-
-
-def _unpack(packed: dict) -> list[ImageResult]:
-    """The inverse of :func:`_pack`."""
-    sizes = packed['rle_size'].tolist()
-    ends = packed['rle_length'].cumsum(0, dtype=torch.int64).tolist()
-    rles = [
-        dict(size=size, counts=packed['rle'][end - length : end])
-        for size, length, end in zip(sizes, packed['rle_length'].tolist(), ends)
-    ]
-    results = []
-    start = mask_start = score_start = 0
-    for i, number in enumerate(packed['number']):
-        rows = slice(start, start + number)
-        start += number
-        masks = mask_scores = None
-        if packed['has_masks'][i]:
-            masks = rles[mask_start : mask_start + number]
-            mask_start += number
-        if packed['has_mask_scores'][i]:
-            mask_scores = packed['mask_scores'][score_start : score_start + number].numpy()
-            score_start += number
-        height, width = packed['size'][i]
-        results.append(
-            ImageResult(
-                img_id=packed['img_id'][i],
-                height=height,
-                width=width,
-                bboxes=packed['bboxes'][rows].numpy(),
-                scores=packed['scores'][rows].numpy(),
-                labels=packed['labels'][rows].numpy(),
-                masks=masks,
-                mask_scores=mask_scores,
-                instances=packed['instances'][i],
-            )
-        )
-    return results
-
-
-def _some(names: Iterable[str], limit: int = 10) -> str:
-    names = list(names)
-    more = f', ... ({len(names)} in all)' if len(names) > limit else ''
-    return ', '.join(names[:limit]) + more

@@ -1,0 +1,111 @@
+"""One image's detections between :meth:`CocoMetric.process` and the evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass
+class ImageResult:
+    """Detections of one image, n of them in the model's order.
+
+    Attributes:
+        img_id: as the data set has it.
+        height, width: of the original image.
+        bboxes: (n, 4) float32 xyxy, pixels of the original image.
+        scores: (n,) float32.
+        labels: (n,) int64, index into the data set's classes.
+        masks: n x dict(size=[height, width], counts=bytes); None if the model has no masks.
+        mask_scores: (n,) float32 where masks are scored on their own.
+        instances: ground truth that came with the data sample; kept without an annotation file.
+    """
+
+    img_id: int | str
+    height: int
+    width: int
+    bboxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: list[dict] | None = None
+    mask_scores: np.ndarray | None = None
+    instances: list[dict] | None = None
+
+
+def select(result: ImageResult, keep: np.ndarray) -> ImageResult:
+    """The detections where ``keep`` (n,) is true."""
+    return ImageResult(
+        img_id=result.img_id,
+        height=result.height,
+        width=result.width,
+        bboxes=result.bboxes[keep],
+        scores=result.scores[keep],
+        labels=result.labels[keep],
+        masks=None if result.masks is None else [mask for mask, k in zip(result.masks, keep) if k],
+        mask_scores=None if result.mask_scores is None else result.mask_scores[keep],
+        instances=result.instances,
+    )
+
+
+def pack(results: Sequence[ImageResult]) -> dict:
+    """Images as a few flat tensors and lists: thousands of small ones would take long to send."""
+
+    def flat(name: str) -> torch.Tensor | None:
+        arrays = [getattr(r, name) for r in results if getattr(r, name) is not None]
+        return torch.from_numpy(np.concatenate(arrays)) if arrays else None
+
+    masks = [mask for r in results for mask in r.masks or ()]
+    counts = [m['counts'].encode() if isinstance(m['counts'], str) else m['counts'] for m in masks]
+    return dict(
+        img_id=[r.img_id.item() if isinstance(r.img_id, np.generic) else r.img_id for r in results],
+        size=[(r.height, r.width) for r in results],
+        number=[len(r.bboxes) for r in results],
+        bboxes=flat('bboxes'),
+        scores=flat('scores'),
+        labels=flat('labels'),
+        mask_scores=flat('mask_scores'),
+        has_masks=[r.masks is not None for r in results],
+        has_mask_scores=[r.mask_scores is not None for r in results],
+        rle_size=torch.tensor([m['size'] for m in masks], dtype=torch.int32),
+        rle_length=torch.tensor([len(c) for c in counts], dtype=torch.int32),
+        rle=b''.join(counts),
+        instances=[r.instances for r in results],
+    )
+
+
+def unpack(packed: dict) -> list[ImageResult]:
+    """The inverse of :func:`pack`."""
+    sizes = packed['rle_size'].tolist()
+    ends = packed['rle_length'].cumsum(0, dtype=torch.int64).tolist()
+    rles = [
+        dict(size=size, counts=packed['rle'][end - length : end])
+        for size, length, end in zip(sizes, packed['rle_length'].tolist(), ends)
+    ]
+    results = []
+    start = mask_start = score_start = 0
+    for i, number in enumerate(packed['number']):
+        rows = slice(start, start + number)
+        start += number
+        masks = mask_scores = None
+        if packed['has_masks'][i]:
+            masks = rles[mask_start : mask_start + number]
+            mask_start += number
+        if packed['has_mask_scores'][i]:
+            mask_scores = packed['mask_scores'][score_start : score_start + number].numpy()
+            score_start += number
+        height, width = packed['size'][i]
+        results.append(
+            ImageResult(
+                img_id=packed['img_id'][i],
+                height=height,
+                width=width,
+                bboxes=packed['bboxes'][rows].numpy(),
+                scores=packed['scores'][rows].numpy(),
+                labels=packed['labels'][rows].numpy(),
+                masks=masks,
+                mask_scores=mask_scores,
+                instances=packed['instances'][i],
+            )
+        )
+    return results
