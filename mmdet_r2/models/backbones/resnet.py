@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from functools import partialmethod
 
+import torch.nn.functional as F
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
@@ -69,6 +70,41 @@ def build_spatial_conv(
     )
 
 
+def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module, fold: bool) -> Tensor:
+    """``norm(conv(x))``; with ``fold``, a batch norm in eval mode is folded into the convolution.
+
+    With constant statistics the norm only scales and shifts, and scaling the weights first gives
+    the same result and the same gradients. It costs a pass over the weights instead of several over
+    the feature map, and the convolution's output need not be stored for the backward pass
+    (https://arxiv.org/abs/2305.11624).
+    """
+    if (
+        not fold
+        or norm.training
+        or not isinstance(norm, _BatchNorm)
+        or not (norm.affine and norm.track_running_stats)
+        or type(conv) is not nn.Conv2d
+        or conv.bias is not None
+        or conv._forward_hooks
+        or norm._forward_hooks
+    ):
+        return norm(conv(x))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    weight = conv.weight * scale.view(-1, 1, 1, 1)
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def run_layers(x: Tensor, layers: nn.Sequential, fold: bool) -> Tensor:
+    """Apply a sequence in which some convolutions are directly followed by their norm."""
+    if not fold:
+        return layers(x)
+    rest = iter(layers)
+    for layer in rest:
+        x = conv_norm(x, layer, next(rest), fold) if type(layer) is nn.Conv2d else layer(x)
+    return x
+
+
 class ResidualBlock(BaseModule):
     """What all blocks share: ``relu(residual(x) + shortcut(x))``.
 
@@ -85,6 +121,7 @@ class ResidualBlock(BaseModule):
         super().__init__()
         self.with_cp = with_cp
         self.zero_init = zero_init
+        self.fold_norms = False  # set by the container while it trains
         self.relu = nn.ReLU(inplace=True)
 
     def residual(self, x: Tensor) -> Tensor:
@@ -101,7 +138,9 @@ class ResidualBlock(BaseModule):
     def _add(self, x: Tensor) -> Tensor:
         out = self.residual(x)
         # The last norm's output is needed by nobody else, so the sum may overwrite it.
-        out += x if self.downsample is None else self.downsample(x)
+        if self.downsample is not None:
+            x = run_layers(x, self.downsample, self.fold_norms)
+        out += x
         return out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -145,8 +184,9 @@ class BasicBlock(ResidualBlock):
         self.downsample = downsample
 
     def residual(self, x: Tensor) -> Tensor:
-        x = self.relu(getattr(self, self.norm1_name)(self.conv1(x)))
-        return getattr(self, self.norm2_name)(self.conv2(x))
+        fold = self.fold_norms
+        x = self.relu(conv_norm(x, self.conv1, getattr(self, self.norm1_name), fold))
+        return conv_norm(x, self.conv2, getattr(self, self.norm2_name), fold)
 
 
 class Bottleneck(ResidualBlock):
@@ -200,9 +240,10 @@ class Bottleneck(ResidualBlock):
         self.downsample = downsample
 
     def residual(self, x: Tensor) -> Tensor:
-        x = self.relu(getattr(self, self.norm1_name)(self.conv1(x)))
-        x = self.relu(getattr(self, self.norm2_name)(self.conv2(x)))
-        return getattr(self, self.norm3_name)(self.conv3(x))
+        fold = self.fold_norms
+        x = self.relu(conv_norm(x, self.conv1, getattr(self, self.norm1_name), fold))
+        x = self.relu(conv_norm(x, self.conv2, getattr(self, self.norm2_name), fold))
+        return conv_norm(x, self.conv3, getattr(self, self.norm3_name), fold)
 
 
 @MODELS.register_module()
@@ -470,15 +511,19 @@ class ResNet(BaseModule):
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
+        for module in self.modules():
+            if isinstance(module, ResidualBlock):
+                module.fold_norms = mode
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images ``(B, in_channels, H, W)`` -> one ``(B, C, H', W')`` per entry of
         ``out_indices``."""
+        fold = self.training
         if self.deep_stem:
-            x = self.stem(x)
+            x = run_layers(x, self.stem, fold)
         else:
-            x = self.relu(getattr(self, self.norm1_name)(self.conv1(x)))
+            x = self.relu(conv_norm(x, self.conv1, getattr(self, self.norm1_name), fold))
         x = self.maxpool(x)
         # Frozen stages see no tensor that requires a gradient, so autograd records and stores
         # nothing for them.
