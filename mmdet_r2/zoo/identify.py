@@ -101,7 +101,7 @@ def guess_models(found: Architecture) -> list[str]:
     """Names of the zoo models (at most three) that have this architecture."""
     if not found.family or not found.backbone:
         return []
-    depth = re.search(r'(\d+)', found.backbone)
+    depth = re.match(r'[a-z0-9]*?(?:net|nest|next)(\d+)', found.backbone)
     if depth is None:
         return []
     if found.backbone.startswith('res2net'):
