@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmdet_r2.registry import DATASETS, METRICS, MODELS
+from mmdet_r2.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmdet_r2.structures import DetDataSample
+from mmdet_r2.structures.masks import BitmapMasks
 
 
 @DATASETS.register_module()
@@ -62,6 +65,72 @@ class ToyDataset:
         return {'inputs': image, 'data_samples': sample}
 
 
+@DATASETS.register_module()
+class ToyObjects:
+    """Images of noise with ten rectangles each, boxes and masks, the same whenever they are
+    read."""
+
+    metainfo = {'classes': ('a', 'b', 'c')}
+
+    def __init__(self, length: int = 4, size: int = 128) -> None:
+        self.length = length
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rng = np.random.default_rng(index)
+        image = rng.integers(0, 255, (3, self.size, self.size), dtype=np.uint8)
+        corners = rng.uniform(0, self.size * 0.6, (10, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(16, self.size * 0.4, (10, 2))], 1)
+        masks = np.zeros((10, self.size, self.size), dtype=np.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int)):
+            mask[y1:y2, x1:x2] = 1
+        shape = (self.size, self.size)
+        sample = DetDataSample(
+            metainfo={
+                'img_id': index,
+                'img_shape': shape,
+                'ori_shape': shape,
+                'scale_factor': (1, 1),
+            }
+        )
+        sample.gt_instances = InstanceData(
+            bboxes=torch.from_numpy(boxes).float(),
+            labels=torch.from_numpy(rng.integers(0, 3, 10)),
+            masks=BitmapMasks(masks, *shape),
+        )
+        return {'inputs': torch.from_numpy(image), 'data_samples': sample}
+
+
+class Interrupted(Exception):
+    """Thrown in place of a power cut."""
+
+
+@HOOKS.register_module()
+class InterruptHook(Hook):
+    """Ends the run after a step, as suddenly as an exception can, once checkpoints are written."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def after_train_iter(self, runner: Any, batch_idx: int, **_: Any) -> None:
+        if runner.iter + 1 == self.at:
+            raise Interrupted
+
+
+@HOOKS.register_module()
+class FirstOfManyHook(Hook):
+    """Replaces random choice by taking the first: samples then do not depend on how a batch is
+    split."""
+
+    def before_run(self, runner: Any) -> None:
+        torch.randperm = lambda n, **options: torch.arange(n)
+
+
 class _Head(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -82,6 +151,7 @@ class ToyDetector(BaseModel):
     Args:
         num_classes: of the head.
         explode_at: number of forward passes after which the loss is NaN; None for never.
+        explode_on_rank: the only rank on which that happens.
         pause: seconds that a training step takes longer.
         frozen_bn: keep batch norm in evaluation mode.
     """
@@ -90,6 +160,7 @@ class ToyDetector(BaseModel):
         self,
         num_classes: int = 3,
         explode_at: int | None = None,
+        explode_on_rank: int = 0,
         pause: float = 0,
         dropout: float = 0.5,
         frozen_bn: bool = False,
@@ -100,7 +171,7 @@ class ToyDetector(BaseModel):
         self.bn = nn.SyncBatchNorm(4) if norm == 'SyncBN' else nn.BatchNorm2d(4)
         self.dropout = nn.Dropout(dropout)
         self.roi_head = _RoIHead(num_classes)
-        self.explode_at = explode_at
+        self.explode_at = explode_at if get_rank() == explode_on_rank else None
         self.pause = pause
         self.frozen_bn = frozen_bn
         self.passes = 0

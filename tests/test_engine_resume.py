@@ -5,32 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import toy_config, with_validation
+from engine_toy import Interrupted, toy_config, with_validation
 from mmengine.config import Config
-from mmengine.hooks import Hook
 
 from mmdet_r2.engine import build_runner
 from mmdet_r2.errors import CheckpointError
-from mmdet_r2.registry import HOOKS
 from mmdet_r2.zoo import read_checkpoint
-
-
-class Interrupted(Exception):
-    """Thrown in place of a power cut."""
-
-
-@HOOKS.register_module()
-class InterruptHook(Hook):
-    """Ends the run after a step, as suddenly as an exception can, once checkpoints are written."""
-
-    priority = 'LOWEST'
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def after_train_iter(self, runner: Any, batch_idx: int, **_: Any) -> None:
-        if runner.iter + 1 == self.at:
-            raise Interrupted
 
 
 def run(config: Config, interrupt: int | None = None) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""Two real processes with gloo, started the way users start them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_toy import toy_config
+from mmengine.config import Config
+
+from mmdet_r2.zoo import read_checkpoint
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for CPUs')
+
+
+def train(
+    repo: Path, config: Config, processes: int, *arguments: str
+) -> subprocess.CompletedProcess:
+    folder = Path(config.work_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.parent / f'{folder.name}_config.py'
+    config.dump(str(path))
+    environment = {
+        **os.environ,
+        'PYTHONPATH': f'{repo}{os.pathsep}{repo / "tests"}',
+        'OMP_NUM_THREADS': '1',
+        'PYTHON': sys.executable,
+    }
+    if processes == 1:
+        command = [sys.executable, str(repo / 'tools/train.py'), str(path)]
+    else:
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            environment['PORT'] = str(free.getsockname()[1])
+        command = ['bash', str(repo / 'tools/dist_train.sh'), str(path), str(processes)]
+    return subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, env=environment, timeout=300
+    )
+
+
+def succeeded(done: subprocess.CompletedProcess) -> None:
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def mask_rcnn(work_dir: Path, batch_size: int) -> Config:
+    """A small Mask R-CNN whose losses have the same normaliser on every image.
+
+    Counts of samples are what losses are divided by, per process: they are made equal by few
+    samples and many objects, and the choice of samples by :class:`engine_toy.FirstOfManyHook`.
+    """
+    config = Config.fromfile(
+        Path(__file__).parent.parent / 'configs/mask_rcnn/mask_rcnn_r50_fpn_1x_coco.py'
+    )
+    model: Any = config.model
+    model.backbone.update(depth=18, init_cfg=None, frozen_stages=-1, zero_init_residual=False)
+    model.neck.in_channels = [64, 128, 256, 512]
+    model.roi_head.bbox_head.num_classes = model.roi_head.mask_head.num_classes = 3
+    model.train_cfg.rpn.sampler.update(num=32, pos_fraction=0.25)
+    model.train_cfg.rcnn.sampler.update(num=16, pos_fraction=0.25)
+    changes = {
+        'train_dataloader.batch_size': batch_size,
+        'train_dataloader.dataset': {'type': 'ToyObjects'},
+        'train_dataloader.sampler.shuffle': False,
+        'train_cfg': {'type': 'IterBasedTrainLoop', 'max_iters': 2, '_delete_': True},
+        'custom_hooks': [{'type': 'FirstOfManyHook'}],
+        'param_scheduler': None,
+    }
+    toy = toy_config(work_dir)
+    toy.merge_from_dict(changes)
+    toy.train_dataloader.dataset = {'type': 'ToyObjects'}
+    toy.default_hooks.checkpoint.update(by_epoch=False)
+    toy.model = model
+    return toy
+
+
+def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(
+    repo: Path, tmp_path: Path
+) -> None:
+    succeeded(train(repo, mask_rcnn(tmp_path / 'one', 2), 1))
+    succeeded(train(repo, mask_rcnn(tmp_path / 'two', 1), 2))
+    one, two = (read_checkpoint(tmp_path / name / 'iter_1.pth') for name in ('one', 'two'))
+    names = list(one['state_dict'])
+    compared = 0
+    for index in one['optimizer']['state']:
+        # after one step the momentum is the gradient
+        gradient, other = (
+            content['optimizer']['state'][index]['momentum_buffer'] for content in (one, two)
+        )
+        scale = gradient.abs().max().item()
+        assert scale > 0, names[index]
+        assert (gradient - other).abs().max().item() <= 2e-5 * scale + 1e-9, index
+        compared += 1
+    assert compared > 60
+    last = [read_checkpoint(tmp_path / name / 'iter_2.pth') for name in ('one', 'two')]
+    for key, value in last[0]['state_dict'].items():
+        torch.testing.assert_close(value, last[1]['state_dict'][key], rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_resume_exactly_each_with_its_random_numbers(
+    repo: Path, tmp_path: Path
+) -> None:
+    changes = {
+        'randomness__diff_rank_seed': True,
+        'model__norm': 'SyncBN',
+        'default_hooks__checkpoint': {'by_epoch': False, 'interval': 2},
+        'train_cfg__max_epochs': 2,
+        'train_dataloader__num_workers': 1,
+        'log_level': 'INFO',
+    }
+    whole = train(repo, toy_config(tmp_path / 'whole', **changes), 2)
+    succeeded(whole)
+    assert 'SyncBN does not run on CPUs' in whole.stdout
+    cut = toy_config(
+        tmp_path / 'parts', **changes, custom_hooks=[{'type': 'InterruptHook', 'at': 3}]
+    )
+    assert train(repo, cut, 2).returncode != 0
+    assert not (tmp_path / 'parts/iter_4.pth').exists()
+    succeeded(train(repo, toy_config(tmp_path / 'parts', **changes), 2, '--resume'))
+    one, two = (read_checkpoint(tmp_path / name / 'iter_6.pth') for name in ('whole', 'parts'))
+    for key, value in one['state_dict'].items():
+        assert torch.equal(value, two['state_dict'][key]), key
+    states = [content['mmdet_r2']['rng'] for content in (one, two)]
+    assert all(torch.equal(a, b) for a, b in zip(*states))
+    assert not torch.equal(states[0][0], states[0][1])  # ranks differ from each other
+
+
+def test_all_processes_stop_when_one_has_an_invalid_loss(repo: Path, tmp_path: Path) -> None:
+    config = toy_config(tmp_path / 'work', model={'explode_at': 2, 'explode_on_rank': 1})
+    done = train(repo, config, 2)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 1 and 'at iteration 3 on rank 1' in errors[0], done.stderr[-3000:]
+    report = json.loads((tmp_path / 'work/invalid_loss_iter_2_rank1.json').read_text())
+    assert report['rank'] == 1 and len(report['images']) == 2
+    assert read_checkpoint(tmp_path / 'work/last_good_iter_2.pth')['meta']['iter'] == 2
