@@ -8,7 +8,6 @@ DEMO_CONFIG ?= configs/demo/mask_rcnn_r2_50_fpn_demo.py
 DEMO_DIR ?= work_dirs/demo
 DEMO_DATA ?= data/demo
 PYTEST_ARGS ?=
-JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: help install install-tests demo demo-data test slow parity check lint format types clean
 
@@ -27,13 +26,13 @@ install-tests:
 	@$(PYTHON) tools/install.py --venv $(VENV) --extras tests
 
 demo-data: install
-	@$(BIN)/python tools/misc/make_demo_data.py $(DEMO_DATA) --if-missing
+	@$(BIN)/python tools/misc/make_demo_data.py $(DEMO_DATA)
 
 demo: demo-data
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
-	$(BIN)/python tools/test.py $(DEMO_CONFIG) $(DEMO_DIR)/latest.pth --eval bbox segm \
-		--work-dir $(DEMO_DIR) --show-dir pictures
-	@echo 'Pictures (ground truth beside predictions): $(DEMO_DIR)/*/pictures'
+	$(BIN)/python tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" \
+		--eval bbox segm --work-dir $(DEMO_DIR) --show-dir $(DEMO_DIR)/pictures
+	@echo 'Ground truth beside predictions: $(DEMO_DIR)/pictures'
 
 test: install-tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -44,7 +43,8 @@ slow: install-tests
 parity: install-tests
 	$(BIN)/python -m pytest -m parity $(PYTEST_ARGS)
 
-check: install-tests lint types
+check: install-tests
+	@$(MAKE) --no-print-directory lint types
 
 lint:
 	$(BIN)/ruff check .

@@ -1,0 +1,84 @@
+"""The pages say what is true: configs load, files exist, options exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGES = ('README.md', 'CONTRIBUTING.md', 'docs/install.md', 'docs/your_data.md')
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf'```{language}\n(.*?)```', page.read_text(encoding='utf-8'), re.S)
+
+
+@pytest.mark.parametrize('number', range(2))
+def test_configs_of_the_data_page_load(repo: Path, tmp_path: Path, number: int) -> None:
+    from mmdet_r2.config import load_config
+
+    text = _blocks(repo / 'docs' / 'your_data.md', 'python')[number]
+    assert "_base_ = ['./" in text
+    file = tmp_path / 'fruit.py'
+    file.write_text(text.replace("_base_ = ['./", f"_base_ = ['{repo}/configs/"))
+    config = load_config(file)
+    classes = config.train_dataloader.dataset.metainfo.classes
+    assert config.model.roi_head.bbox_head.num_classes == len(classes) == 2
+    assert config.test_dataloader.dataset.metainfo.classes == classes
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_named_files_exist(repo: Path, page: str) -> None:
+    text = (repo / page).read_text(encoding='utf-8')
+    names = set(re.findall(r'\]\(([^)#:]+)\)', text))  # links
+    names = {str((repo / page).parent.relative_to(repo) / name) for name in names}
+    code = [*_blocks(repo / page, 'bash'), *re.findall(r'`([^`\n]+)`', text)]
+    for line in '\n'.join(code).splitlines():
+        names |= set(
+            re.findall(r'(?<![\w/.])(?:tools|demo|configs|docs)/[\w./-]+\.(?:py|sh|md)', line)
+        )
+    # Made by the reader, or by a part of the project that comes with its own page.
+    names -= {'configs/fruit.py'}
+    missing = [name for name in sorted(names) if not (repo / name).exists()]
+    assert not missing
+
+
+def test_options_in_commands_exist(repo: Path) -> None:
+    used: dict[str, set[str]] = {}
+    for page in PAGES:
+        for line in '\n'.join(_blocks(repo / page, 'bash')).splitlines():
+            line = line.partition('#')[0]
+            if found := re.search(r'python3? (\S+\.py)', line):
+                used.setdefault(found[1], set()).update(re.findall(r'(--[a-z-]+)', line))
+    assert {'tools/train.py', 'tools/test.py', 'tools/install.py'} <= set(used)
+    for script, options in used.items():
+        done = subprocess.run(
+            [sys.executable, str(repo / script), '--help'], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        known = set(re.findall(r'(--[a-z-]+)', done.stdout))
+        assert options <= known, f'{script}: {sorted(options - known)}'
+
+
+def test_make_targets_in_pages_exist(repo: Path) -> None:
+    targets = set(re.findall(r'^([a-z-]+):', (repo / 'Makefile').read_text(), re.M))
+    for page in PAGES:
+        text = '\n'.join(_blocks(repo / page, 'bash'))
+        assert set(re.findall(r'^make ([a-z-]+)', text, re.M)) <= targets
+
+
+def test_table_of_models_repeats_the_index(repo: Path) -> None:
+    from mmdet_r2.zoo import models
+
+    index = {model.name: model for model in models()}
+    rows = re.findall(
+        r'^\| .* \| ([\d.]*) \| ([\d.]*) \| \[([\w-]+)\]\((\S+)\) \|$',
+        (repo / 'README.md').read_text(encoding='utf-8'),
+        re.M,
+    )
+    assert len(rows) >= 5
+    for box, mask, name, path in rows:
+        assert (repo / path).stem == name
+        want = {'box AP': float(box)} | ({'mask AP': float(mask)} if mask else {})
+        assert index[name].results == want, name

@@ -1,0 +1,42 @@
+"""Dependencies point one way: structures <- models <- the rest <- apis <- tools."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+# Packages of mmdet_r2 that a module of the package may import besides its own and the base ones.
+BASE = {'errors', 'registry', 'ops', '__init__'}
+ALLOWED = {
+    'structures': set(),
+    'models': {'structures'},
+    'datasets': {'structures'},
+    'evaluation': {'structures', 'datasets'},
+    'zoo': {'structures', 'models'},
+    'inference': {'structures', 'models'},
+}
+
+
+def _imported(file: Path, package: Path) -> set[str]:
+    """First-level parts of mmdet_r2 that ``file`` imports at its top level."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding='utf-8')).body:
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = file.relative_to(package.parent).with_suffix('').parts[: -node.level]
+                module = '.'.join([*base, *([node.module] if node.module else [])])
+            else:
+                module = node.module or ''
+            found |= {module, *(f'{module}.{a.name}' for a in node.names)}
+    return {name.split('.')[1] for name in found if name.startswith('mmdet_r2.')}
+
+
+@pytest.mark.parametrize('part', sorted(ALLOWED))
+def test_imports_point_one_way(repo: Path, part: str) -> None:
+    package = repo / 'mmdet_r2'
+    names = {p.stem if p.is_file() else p.name for p in package.iterdir()}
+    for file in sorted((package / part).rglob('*.py')):
+        wrong = (_imported(file, package) & names) - ALLOWED[part] - BASE - {part}
+        assert not wrong, f'{file.relative_to(repo)} imports {sorted(wrong)}'
