@@ -108,20 +108,26 @@ class TestContent:
             annotation(40, 1, 99, [1, 1, 5, 5]),
             annotation(41, 1, 7, [1, 1, 5, 5], bbox=[1, 2, 3]),
             annotation(42, 1, 7, [1, 1, 5, 5], bbox=None),
+            annotation(43, 1, None, [1, 1, 5, 5]),
             annotation(50, 1, 7, [1, 1, 5, 5], ignore=1),  # legal: left out without a word
             annotation(60, 77, 7, [1, 1, 5, 5]),
         ]
         dataset = make()
         assert [len(dataset.get_data_info(i)['instances']) for i in range(3)] == [2, 1, 0]
         (line,) = [r.getMessage() for r in log.records if 'ann.json: 3 images' in r.getMessage()]
-        assert '12 invalid annotations' in line
+        assert '13 invalid annotations' in line
         assert '4 zero-size boxes' in line
         assert '3 NaN or infinite' in line
         assert '2 outside the image' in line
-        assert '3 without a box of four numbers or a known category' in line
+        assert '4 without a box of four numbers or a known category' in line
         assert 'ids 10, 11, 12, 13, 20, ...' in line
         assert '1 annotations of images that are not listed' in line
         assert '3 objects, 0 of them crowds' in line
+
+    @pytest.mark.parametrize('area', [None, 'large', True])
+    def test_area_that_is_no_number_is_taken_from_the_box(self, make, content, area):
+        content['annotations'] = [annotation(1, 1, 7, [1, 1, 5, 5], area=area)]
+        assert len(make().get_data_info(0)['instances']) == 1
 
     def test_boxes_that_stick_out_are_kept_as_they_are(self, make, content):
         content['annotations'] = [annotation(1, 1, 7, [-5, -5, 60, 20])]

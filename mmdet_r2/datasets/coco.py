@@ -282,21 +282,15 @@ class CocoDataset(BaseDataset):
         """An instance, or None for an annotation to skip, counted if it is invalid."""
         tally, number = self._tally, annotation.get('id')
         category = annotation.get('category_id')
-        label = self.cat2label.get(category)
+        label = self.cat2label.get(category) if category is not None else None
         if annotation.get('ignore', False) or category in self._other_cat_ids:
             return None
-        box = annotation.get('bbox')
-        if label is None or not _four_numbers(box):
-            return tally.invalid(_MALFORMED, number)
-        x, y, w, h = box
-        area = annotation.get('area', w * h)
-        if not all(map(math.isfinite, box)) or not math.isfinite(area):
-            return tally.invalid(_NOT_FINITE, number)
-        if area <= 0 or w < 1 or h < 1:
-            return tally.invalid(_ZERO_SIZE, number)
-        if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
-            return tally.invalid(_OUTSIDE, number)
-        instance = dict(
+        problem = _problem(annotation, width, height) if label is not None else _MALFORMED
+        if problem or label is None:
+            tally.invalid(problem, number)
+            return None
+        x, y, w, h = annotation['bbox']
+        instance: dict = dict(
             bbox=[x, y, x + w, y + h],
             bbox_label=label,
             ignore_flag=1 if annotation.get('iscrowd', False) else 0,
@@ -508,12 +502,25 @@ def _checked_classes(classes: object) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _four_numbers(box: object) -> bool:
-    return (
-        isinstance(box, (list, tuple))
-        and len(box) == 4
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in box)
-    )
+def _problem(annotation: dict, width: int, height: int) -> str:
+    """Why the box of an annotation cannot be used, '' if it can."""
+    box = annotation.get('bbox')
+    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(map(_is_number, box)):
+        return _MALFORMED
+    x, y, w, h = box
+    area = annotation.get('area')
+    area = area if _is_number(area) else w * h
+    if not all(map(math.isfinite, (*box, area))):
+        return _NOT_FINITE
+    if area <= 0 or w < 1 or h < 1:
+        return _ZERO_SIZE
+    if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
+        return _OUTSIDE
+    return ''
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _plausible_mask(mask: object) -> bool:

@@ -128,7 +128,7 @@ class BitmapMasks:
     def flip(self, direction: str = 'horizontal') -> 'BitmapMasks':
         """Masks of the flipped image."""
         _check_direction(direction)
-        flipped = self.masks
+        flipped: np.ndarray = self.masks
         if direction in ('vertical', 'diagonal'):
             flipped = np.ascontiguousarray(flipped[:, ::-1])
         if direction in ('horizontal', 'diagonal') and flipped.size:

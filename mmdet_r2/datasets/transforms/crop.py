@@ -94,13 +94,14 @@ class RandomCrop(BaseTransform):
         if self.crop_type == 'absolute':
             return min(int(second), height), min(int(first), width)
         if self.crop_type == 'absolute_range':
-            crop_h = np.random.randint(min(height, first), min(height, second) + 1)
-            crop_w = np.random.randint(min(width, first), min(width, second) + 1)
+            least, most = int(first), int(second)
+            crop_h = np.random.randint(min(height, least), min(height, most) + 1)
+            crop_w = np.random.randint(min(width, least), min(width, most) + 1)
             return int(crop_h), int(crop_w)
         if self.crop_type == 'relative':
             return int(height * second + 0.5), int(width * first + 0.5)
-        least = np.array(self.crop_size, dtype=np.float32)
-        part_h, part_w = least + np.random.rand(2) * (1 - least)
+        smallest = np.array(self.crop_size, dtype=np.float32)
+        part_h, part_w = smallest + np.random.rand(2) * (1 - smallest)
         return int(height * part_h + 0.5), int(width * part_w + 0.5)
 
     @cache_randomness

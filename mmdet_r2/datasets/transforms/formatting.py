@@ -11,6 +11,9 @@ from torch import Tensor
 
 from mmdet_r2.registry import TRANSFORMS
 from mmdet_r2.structures import DetDataSample
+from mmdet_r2.structures.masks import BitmapMasks, PolygonMasks
+
+MaskSet = BitmapMasks | PolygonMasks
 
 _INSTANCE_FIELDS = dict(gt_bboxes='bboxes', gt_bboxes_labels='labels', gt_masks='masks')
 
@@ -88,6 +91,6 @@ class PackDetInputs(BaseTransform):
         return f'{type(self).__name__}(meta_keys={self.meta_keys})'
 
 
-def _pack(value):
+def _pack(value: np.ndarray | MaskSet) -> Tensor | MaskSet:
     """Arrays as tensors; masks as they are."""
     return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value

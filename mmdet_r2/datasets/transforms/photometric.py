@@ -41,8 +41,8 @@ class PhotoMetricDistortion(BaseTransform):
             np.random.randint(2) for _ in range(6)
         )
         delta = np.random.uniform(-self.brightness_delta, self.brightness_delta)
-        contrast_factor = np.random.uniform(*self.contrast_range)
-        saturation_factor = np.random.uniform(*self.saturation_range)
+        contrast_factor = np.random.uniform(self.contrast_range[0], self.contrast_range[1])
+        saturation_factor = np.random.uniform(self.saturation_range[0], self.saturation_range[1])
         rotation = np.random.uniform(-self.hue_delta, self.hue_delta)
         order = np.random.permutation(3)
         return (
