@@ -34,5 +34,6 @@ def run_cli(main: Callable[[], object]) -> None:
     try:
         main()
     except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
+        # A data loader's worker puts its traceback before the message; the last line is ours.
+        print(f'error: {str(error).strip().splitlines()[-1]}', file=sys.stderr)
         sys.exit(2)

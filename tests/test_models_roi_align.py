@@ -40,6 +40,13 @@ def test_equals_mmcv_forward_and_backward(num, sampling_ratio, aligned):
     torch.testing.assert_close(ours_in.grad, theirs_in.grad, rtol=1e-4, atol=1e-4)
 
 
+def test_rois_keep_their_order_when_sorting_by_size_swaps_them():
+    feature = torch.rand(1, 2, 20, 30)
+    rois = torch.tensor([[0.0, 1, 1, 19, 19], [0, 1, 1, 2, 2]])
+    theirs = mmcv_ops.roi_align(feature, rois, (7, 7), 1.0, 0, 'avg', True)
+    torch.testing.assert_close(roi_align(feature, rois, (7, 7), 1.0), theirs)
+
+
 def test_no_roi_is_an_empty_result_with_a_zero_gradient():
     feature = torch.randn(1, 3, 8, 8, requires_grad=True)
     pooled = roi_align(feature, torch.zeros(0, 5), (7, 7), 0.25)

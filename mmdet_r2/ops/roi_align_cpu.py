@@ -134,8 +134,6 @@ def _matrix(
     count = torch.cat(counts)
     inverse = order.argsort()
     own_count = count[inverse]
-    if len(counts) == 1 and torch.equal(order, inverse):
-        return _starts(own_count.flatten()), columns[0], values[0]
     first = _starts(count.sum(1))[:-1][inverse]  # where each RoI's entries lie in the size order
     length = own_count.sum(1)
     shift = torch.repeat_interleave(first - _starts(length)[:-1], length)
