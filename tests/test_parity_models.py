@@ -6,6 +6,7 @@ same two images of different size.
 
 import numpy as np
 import pytest
+import torch
 from parity import cases, ours
 
 
@@ -65,6 +66,32 @@ def test_final_detections(model, index):
     assert worst['boxes'] < 0.01
     assert worst['scores'] < 1e-4
     assert worst.get('1 - mask IoU', 0) <= 1e-3
+
+
+# The last norm of every residual block starts at zero by default. mmdetection documents that for
+# Res2Net too, but does it only in its plain ResNet.
+ZERO_INIT = {'faster_rcnn_r2_101', 'mask_rcnn_r2_101'}
+
+
+@pytest.mark.parametrize('name', ['mask_rcnn_r2_101', 'mask_rcnn_r50'])
+def test_training_starts_from_the_same_distributions(name):
+    torch.manual_seed(0)
+    model = ours.build(cases.MODELS[name][1])
+    model.init_weights()
+    stored = cases.unpack_text(ours.load('initialisation')['statistics'])[name]
+    different = {}
+    for key, (mean, deviation, largest, size) in cases.statistics(model).items():
+        if name in ZERO_INIT and key.endswith('bn3.weight'):
+            assert (mean, deviation) == (0, 0)
+            continue
+        their_mean, their_deviation, their_largest, _ = stored[key]
+        # Four standard errors, and uniform (largest is 1.7 deviations) or normal (3 and more).
+        same = abs(mean - their_mean) <= 6 * their_deviation / size**0.5
+        same &= abs(deviation - their_deviation) <= 4 * their_deviation / size**0.5
+        same &= (largest < 2 * deviation) == (their_largest < 2 * their_deviation) or size < 100
+        if not same:
+            different[key] = (mean, deviation, largest, stored[key])
+    assert different == {}
 
 
 def test_comparison_sees_a_small_change():

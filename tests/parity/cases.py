@@ -103,6 +103,16 @@ def fill_model(model) -> None:
     model.load_state_dict(state, strict=True)
 
 
+def statistics(model) -> dict[str, list[float]]:
+    """Name -> mean, standard deviation, largest magnitude and size of each parameter."""
+    result = {}
+    for name, value in model.named_parameters():
+        value = value.detach().double()
+        deviation = float(value.std()) if value.numel() > 1 else 0.0
+        result[name] = [float(value.mean()), deviation, float(value.abs().max()), value.numel()]
+    return result
+
+
 # -------------------------------------------------------------------------------------------- batch
 
 

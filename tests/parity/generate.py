@@ -3,8 +3,7 @@
     PYTHON tests/parity/generate.py [--out tests/data/parity] [NAME ...]
 
 PYTHON is that of an environment with mmdetection 3.x and mmcv's compiled operators; this project
-is not imported. NAMEs are keys of ``cases.MODELS``, ``parts``, ``backbones`` or ``configs``; all by
-default.
+is not imported. NAMEs are keys of ``cases.MODELS`` and of ``others`` in ``main``; all by default.
 
     PYTHON tests/parity/generate.py --save-state FILE CONFIG
     PYTHON tests/parity/generate.py --load-state FILE CONFIG
@@ -241,6 +240,17 @@ def record_configs() -> dict[str, np.ndarray]:
     return dict(configs=cases.pack_text(configs))
 
 
+def record_initialisation() -> dict[str, np.ndarray]:
+    """Statistics of every parameter before training, backbones from scratch."""
+    stored = {}
+    for name, (config, _) in cases.MODELS.items():
+        torch.manual_seed(0)
+        model = build(config)
+        model.init_weights()
+        stored[name] = cases.statistics(model)
+    return dict(statistics=cases.pack_text(stored))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -263,16 +273,15 @@ def main() -> None:
         )
         print('strict load: ok')
         return
+    others = dict(
+        parts=record_parts,
+        backbones=record_backbones,
+        configs=record_configs,
+        initialisation=record_initialisation,
+    )
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in args.names or [*cases.MODELS, 'parts', 'backbones', 'configs']:
-        if name == 'parts':
-            stored = record_parts()
-        elif name == 'backbones':
-            stored = record_backbones()
-        elif name == 'configs':
-            stored = record_configs()
-        else:
-            stored = record_model(cases.MODELS[name][0])
+    for name in args.names or [*cases.MODELS, *others]:
+        stored = others[name]() if name in others else record_model(cases.MODELS[name][0])
         np.savez_compressed(args.out / f'{name}.npz', **stored)
         print(f'{name}.npz: {(args.out / f"{name}.npz").stat().st_size / 1000:.0f} kB')
 
