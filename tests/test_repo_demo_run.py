@@ -1,0 +1,80 @@
+"""``make demo`` in small: the same scripts and config on a handful of images."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from mmdet_r2.datasets.demo import CLASSES, generate
+
+CONFIG = 'configs/demo/mask_rcnn_r2_50_fpn_demo.py'
+
+
+def test_config_is_for_the_generated_data() -> None:
+    from mmdet_r2.config import load_config
+
+    config = load_config(Path(__file__).parent.parent / CONFIG)
+    for loader in (config.train_dataloader, config.val_dataloader):
+        assert tuple(loader.dataset.metainfo.classes) == CLASSES
+    heads = config.model.roi_head
+    assert heads.bbox_head.num_classes == heads.mask_head.num_classes == len(CLASSES)
+    assert config.model.backbone.type == 'Res2Net' and config.model.backbone.depth == 50
+
+
+@pytest.fixture(scope='module')
+def run(repo: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Run a script of the repository on four generated images; returns what it printed."""
+    folder = tmp_path_factory.mktemp('demo_run')
+    generate(folder / 'data', num_train=4, num_val=3, size=64, max_objects=3)
+    root = f'{folder}/data/'
+    options = [
+        'train_dataloader.batch_size=2',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        f'train_dataloader.dataset.data_root={root}',
+        'train_cfg.max_iters=2',
+        'train_cfg.val_interval=2',
+        'default_hooks.logger.interval=1',
+        'default_hooks.checkpoint.interval=2',
+    ]
+    for split in ('val', 'test'):
+        options += [
+            f'{split}_dataloader.dataset.data_root={root}',
+            f'{split}_evaluator.ann_file={root}annotations/instances_val.json',
+            f'{split}_dataloader.num_workers=0',
+            f'{split}_dataloader.persistent_workers=False',
+        ]
+
+    def start(script: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, script, CONFIG, *arguments, '--cfg-options', *options],
+            cwd=repo,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    start.folder = folder  # type: ignore[attr-defined]
+    return start
+
+
+def test_train_then_test_then_pictures(run) -> None:
+    work, pictures = run.folder / 'work', run.folder / 'pictures'
+    printed = run('tools/train.py', '--work-dir', str(work))
+    assert 'loss_mask' in printed and 'eta' in printed
+    checkpoint = (work / 'last_checkpoint').read_text().strip()
+    assert Path(checkpoint).name == 'iter_2.pth'
+    printed = run(
+        'tools/test.py', checkpoint, '--eval', 'bbox', 'segm',
+        '--work-dir', str(work), '--show-dir', str(pictures)
+    )  # fmt: skip
+    assert 'bbox_mAP' in printed and 'segm_mAP' in printed
+    drawn = sorted(pictures.rglob('*.*'))
+    assert len(drawn) == 3
+    image = cv2.imread(str(drawn[0]))
+    assert image.shape[1] >= 2 * 64  # ground truth beside predictions
