@@ -61,7 +61,7 @@ def mask_rcnn(work_dir: Path, batch_size: int) -> Config:
     model.neck.in_channels = [64, 128, 256, 512]
     model.roi_head.bbox_head.num_classes = model.roi_head.mask_head.num_classes = 3
     model.train_cfg.rpn.sampler.update(num=32, pos_fraction=0.25)
-    model.train_cfg.rcnn.sampler.update(num=16, pos_fraction=0.25)
+    model.train_cfg.rcnn.sampler.update(num=8, pos_fraction=0.5)
     changes = {
         'train_dataloader.batch_size': batch_size,
         'train_dataloader.dataset': {'type': 'ToyObjects'},
@@ -74,6 +74,8 @@ def mask_rcnn(work_dir: Path, batch_size: int) -> Config:
     toy.merge_from_dict(changes)
     toy.train_dataloader.dataset = {'type': 'ToyObjects'}
     toy.default_hooks.checkpoint.update(by_epoch=False)
+    toy.default_hooks.logger.interval = 1
+    toy.optim_wrapper.optimizer.lr = 1e-4
     toy.model = model
     return toy
 
@@ -84,7 +86,6 @@ def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(
     succeeded(train(repo, mask_rcnn(tmp_path / 'one', 2), 1))
     succeeded(train(repo, mask_rcnn(tmp_path / 'two', 1), 2))
     one, two = (read_checkpoint(tmp_path / name / 'iter_1.pth') for name in ('one', 'two'))
-    names = list(one['state_dict'])
     compared = 0
     for index in one['optimizer']['state']:
         # after one step the momentum is the gradient
@@ -92,10 +93,9 @@ def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(
             content['optimizer']['state'][index]['momentum_buffer'] for content in (one, two)
         )
         scale = gradient.abs().max().item()
-        assert scale > 0, names[index]
-        assert (gradient - other).abs().max().item() <= 2e-5 * scale + 1e-9, index
-        compared += 1
-    assert compared > 60
+        assert (gradient - other).abs().max().item() <= 2e-5 * scale, index
+        compared += scale > 0  # the first samples are all of the finest level of the pyramid
+    assert compared > 90
     last = [read_checkpoint(tmp_path / name / 'iter_2.pth') for name in ('one', 'two')]
     for key, value in last[0]['state_dict'].items():
         torch.testing.assert_close(value, last[1]['state_dict'][key], rtol=1e-4, atol=1e-6)

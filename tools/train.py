@@ -8,7 +8,7 @@ import sys
 from mmengine.config import DictAction
 
 from mmdet_r2.apis.train import train
-from mmdet_r2.engine import InvalidLossError
+from mmdet_r2.engine import InvalidLossError, shut_down
 from mmdet_r2.errors import run_cli
 
 
@@ -66,6 +66,8 @@ def main() -> None:
         if error.speaks:
             print(f'error: {error}', file=sys.stderr)
         sys.exit(1)
+    finally:
+        shut_down()
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ from .checkpoint import CheckpointHook, latest_checkpoint
 from .hooks import NumClassCheckHook, ProgressHook, UnreadableImagesHook, check_num_classes
 from .invalid_loss import InvalidLossError, InvalidLossHook
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop
-from .runner import Runner, build_runner
+from .runner import Runner, build_runner, shut_down
 
 __all__ = [
     'AmpOptimWrapper',
@@ -22,4 +22,5 @@ __all__ = [
     'check_num_classes',
     'default_amp_dtype',
     'latest_checkpoint',
+    'shut_down',
 ]

@@ -517,6 +517,15 @@ def _init_cpu_group(launcher: str, timeout: float) -> None:
     torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=timeout))
 
 
+def shut_down() -> None:
+    """Leave the process group, if there is one: a process that ends inside it may crash doing so.
+
+    Every tool calls it last, whether the run went well or not.
+    """
+    if is_distributed():
+        torch.distributed.destroy_process_group()
+
+
 def _from_first_rank(find: Any, *args: Any) -> str | None:
     """What ``find`` returns on rank 0, on every rank."""
     if not is_distributed():
