@@ -6,15 +6,25 @@ Paper: https://arxiv.org/abs/1612.03144. Keys are mmdetection 3.x's: ``lateral_c
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
-from mmengine.model import BaseModule, ModuleList
-from torch import Tensor
+from mmengine.model import BaseModule
+from torch import Tensor, nn
 
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import MODELS
 
 _EXTRA_SOURCES = ('on_input', 'on_lateral', 'on_output')
+
+
+@torch.fx.wrap  # so that a traced graph checks its inputs too
+def _check_count(inputs: Sequence[Tensor], expected: int) -> None:
+    if len(inputs) != expected:
+        raise ValueError(
+            f'FPN got {len(inputs)} feature maps, but its in_channels has {expected}: compare '
+            'backbone.out_indices with neck.in_channels'
+        )
 
 
 @MODELS.register_module()
@@ -94,10 +104,12 @@ class FPN(BaseModule):
         layer = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg, inplace=False)
         lateral = dict(layer, norm_cfg=None) if no_norm_on_lateral else layer
         used = range(start_level, last + 1)
-        self.lateral_convs = ModuleList(
+        # torch's ModuleList, not mmengine's: that one would let every ConvModule initialise itself
+        # after, and in place of, init_cfg.
+        self.lateral_convs = nn.ModuleList(
             ConvModule(in_channels[i], out_channels, 1, **lateral) for i in used
         )
-        self.fpn_convs = ModuleList(
+        self.fpn_convs = nn.ModuleList(
             ConvModule(out_channels, out_channels, 3, padding=1, **layer) for _ in used
         )
         if add_extra_convs:
@@ -111,13 +123,9 @@ class FPN(BaseModule):
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Backbone maps, each ``(B, in_channels[i], H_i, W_i)`` -> ``num_outs`` maps ``(B,
         out_channels, H, W)``."""
-        if len(inputs) != len(self.in_channels):
-            raise ValueError(
-                f'FPN got {len(inputs)} feature maps, but in_channels has {len(self.in_channels)}'
-            )
+        _check_count(inputs, len(self.in_channels))
         merged = [
-            conv(x)
-            for conv, x in zip(self.lateral_convs, inputs[self.start_level : self.end_level + 1])
+            conv(inputs[i]) for i, conv in enumerate(self.lateral_convs, start=self.start_level)
         ]
         for i in range(len(merged) - 1, 0, -1):
             size = {} if 'scale_factor' in self.upsample_cfg else {'size': merged[i - 1].shape[2:]}

@@ -56,8 +56,9 @@ class DetDataPreprocessor(BaseDataPreprocessor):
         non_blocking: asynchronous transfer to the device; needs pinned memory to have an effect.
         batch_augments: configs of modules called as ``(inputs, data_samples) -> (inputs,
             data_samples)`` in training.
-        channels_last: lay the batch out with the channels innermost, which convolutions on GPUs'
-            tensor cores and on CPUs prefer; results are the same.
+        channels_last: lay the batch out with the channels innermost, and with it every feature map
+            of the model. Convolutions are faster so on CPUs and on the tensor cores of GPUs;
+            results are the same. ``None`` is True on the CPU and False elsewhere.
 
     Raises:
         ConfigError: ``mean`` and ``std`` do not fit together.
@@ -83,7 +84,7 @@ class DetDataPreprocessor(BaseDataPreprocessor):
         boxtype2tensor: bool = True,
         non_blocking: bool = False,
         batch_augments: list[dict] | None = None,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
     ) -> None:
         super().__init__(non_blocking=non_blocking)
         where = 'data_preprocessor'
@@ -180,11 +181,14 @@ class DetDataPreprocessor(BaseDataPreprocessor):
     def _batch(self, images: Sequence[Tensor] | Tensor) -> Tensor:
         sizes = [self._round_up(image) for image in images]
         height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+        channels_last = self.channels_last
+        if channels_last is None:
+            channels_last = images[0].device.type == 'cpu'
         batch = torch.empty(
             (len(images), images[0].shape[0], height, width),
             dtype=torch.float32,
             device=images[0].device,
-            memory_format=torch.channels_last if self.channels_last else torch.contiguous_format,
+            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
         )
         for out, image in zip(batch, images):
             h, w = image.shape[-2:]

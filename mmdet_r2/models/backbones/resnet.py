@@ -50,17 +50,7 @@ def build_spatial_conv(
     ``dcn`` is mmcv's layer config (``type='DCN'`` or ``'DCNv2'``, ``deform_groups``) plus
     ``fallback_on_stride``: True keeps a plain convolution.
     """
-    cfg = conv_cfg
-    if dcn is not None:
-        dcn = dict(dcn)
-        if not dcn.pop('fallback_on_stride', False):
-            import mmcv.ops  # noqa: F401  registers DCN and DCNv2
-
-            cfg = dcn
-    return build_conv_layer(
-        cfg,
-        in_channels,
-        out_channels,
+    layer = dict(
         kernel_size=3,
         stride=stride,
         padding=dilation,
@@ -68,6 +58,21 @@ def build_spatial_conv(
         groups=groups,
         bias=False,
     )
+    if dcn is not None:
+        dcn = dict(dcn)
+        if not dcn.pop('fallback_on_stride', False):
+            # Imported here: only deformable models need mmcv's compiled operators.
+            from mmdet_r2.models.backbones.deform import DEFORM_CONVS
+
+            kind = dcn.pop('type', None)
+            if kind not in DEFORM_CONVS:
+                known = ', '.join(DEFORM_CONVS)
+                raise ConfigError(f'backbone.dcn.type is {kind!r}; expected one of {known}')
+            try:
+                return DEFORM_CONVS[kind](in_channels, out_channels, **layer, **dcn)
+            except TypeError as error:
+                raise ConfigError(f'backbone.dcn: {error}') from error
+    return build_conv_layer(conv_cfg, in_channels, out_channels, **layer)
 
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module, fold: bool) -> Tensor:
@@ -144,7 +149,7 @@ class ResidualBlock(BaseModule):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.with_cp and x.requires_grad:
+        if self.with_cp and self.training and x.requires_grad:
             return self.relu(checkpoint(self._add, x, use_reentrant=False))
         return self.relu(self._add(x))
 

@@ -1,0 +1,72 @@
+"""mmcv's deformable convolutions, safe with any memory layout and data type.
+
+Papers: https://arxiv.org/abs/1703.06211 (DCN), https://arxiv.org/abs/1811.11168 (DCNv2).
+
+mmcv's kernels read tensors as contiguous whatever their strides are, know no bfloat16, and on the
+CPU no float16. Importing this module needs mmcv's compiled operators.
+"""
+
+import torch
+import torch.nn.functional as F
+from mmcv.ops import (
+    DeformConv2dPack,
+    ModulatedDeformConv2dPack,
+    deform_conv2d,
+    modulated_deform_conv2d,
+)
+from torch import Tensor
+
+
+def _prepare(x: Tensor, *others: Tensor) -> list[Tensor]:
+    low = x.dtype == torch.bfloat16 or (x.device.type == 'cpu' and x.dtype == torch.float16)
+    dtype = torch.float32 if low else x.dtype
+    return [tensor.to(dtype).contiguous() for tensor in (x, *others)]
+
+
+# Wrapped: a traced graph of the backbone holds these calls, not what is inside. For the same reason
+# sizes are passed as plain numbers: (stride, padding, dilation, groups, deform_groups).
+@torch.fx.wrap
+def _deform(x: Tensor, offset: Tensor, weight: Tensor, sizes: tuple, im2col_step: int) -> Tensor:
+    dtype = offset.dtype  # under autocast that of the convolution, not of x
+    offset, x, weight = _prepare(offset, x, weight)
+    height, width = offset.shape[-2:]
+    missing = [max(k - size, 0) for k, size in zip(weight.shape[2:], x.shape[2:])]
+    if any(missing):
+        # The kernel refuses maps smaller than itself. What lies outside a map counts as zero, so
+        # zeros may be appended; the outputs and offsets that belong to them are of no interest.
+        x = F.pad(x, (0, missing[1], 0, missing[0]))
+        offset = F.pad(offset, (0, missing[1], 0, missing[0]))
+        stride = sizes[0]
+        rows, columns = (-(-size // s) for size, s in zip(x.shape[2:], stride))
+        offset = offset[:, :, :rows, :columns].contiguous()
+    out = deform_conv2d(x, offset, weight, *sizes, False, im2col_step)
+    return out[:, :, :height, :width].to(dtype)
+
+
+@torch.fx.wrap
+def _modulated_deform(x: Tensor, out: Tensor, weight: Tensor, sizes: tuple) -> Tensor:
+    dtype = out.dtype
+    out, x, weight = _prepare(out, x, weight)
+    # (B, 3*G*9, H, W): y and x offsets interleaved in the first two thirds, then the mask
+    cut = out.shape[1] // 3 * 2
+    offset, mask = out[:, :cut].contiguous(), out[:, cut:].sigmoid().contiguous()
+    return modulated_deform_conv2d(x, offset, mask, weight, None, *sizes).to(dtype)
+
+
+class DeformConv(DeformConv2dPack):
+    """``DCN``: every sample of the 3x3 grid moves by an offset that ``conv_offset`` predicts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = (self.stride, self.padding, self.dilation, self.groups, self.deform_groups)
+        return _deform(x, self.conv_offset(x), self.weight, sizes, self.im2col_step)
+
+
+class ModulatedDeformConv(ModulatedDeformConv2dPack):
+    """``DCNv2``: offsets, and a weight between 0 and 1 for every sample."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = (self.stride, self.padding, self.dilation, self.groups, self.deform_groups)
+        return _modulated_deform(x, self.conv_offset(x), self.weight, sizes)
+
+
+DEFORM_CONVS = {'DCN': DeformConv, 'DCNv2': ModulatedDeformConv}
