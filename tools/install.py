@@ -249,11 +249,10 @@ def cache_folder() -> Path:
 def find_compiler() -> str:
     """The C++ compiler that torch's extension builder would use."""
     wanted = os.environ.get('CXX') or 'c++'
-    for name in (wanted.split()[0], 'g++', 'clang++'):
-        if found := shutil.which(name):
-            return found
+    if found := shutil.which(wanted.split()[0]):
+        return found
     raise InstallError(
-        "no C++ compiler found: mmcv's operators are compiled on this machine. "
+        f"no C++ compiler found ({wanted}): mmcv's operators are compiled on this machine. "
         'On Debian or Ubuntu: apt-get install g++ (or set CXX)'
     )
 
@@ -326,7 +325,7 @@ def build_mmcv(env: Environment, spec: str, facts: dict, folder: Path, jobs: int
         stop = threading.Event()
 
         def report() -> None:
-            while not stop.wait(20):
+            while not stop.wait(30):
                 say(f'  compiling mmcv: {took(start)}{progress[0]}')
 
         ticker = threading.Thread(target=report, daemon=True)
