@@ -607,3 +607,99 @@ def flatten(config: dict) -> dict[str, object]:
     for section in ('val_dataloader', 'test_dataloader'):
         leaves.pop(f'{section}.batch_size', None)
     return leaves
+
+
+# --------------------------------------------------------------------------------------------- data
+
+RESIZE = dict(type='Resize', scale=(400, 300), keep_ratio=True)
+FLIPS = dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical'])
+TRANSFORMS = {
+    'resize': [RESIZE],
+    'resize, other shape': [dict(type='Resize', scale=(123, 77), keep_ratio=False)],
+    'flip': [RESIZE, dict(type='RandomFlip', prob=1.0)],
+    'vertical flip': [dict(type='RandomFlip', prob=1.0, direction='vertical')],
+    'diagonal flip': [dict(type='RandomFlip', prob=1.0, direction='diagonal')],
+    'one of two sizes': [
+        dict(type='RandomChoiceResize', scales=[(333, 160), (333, 200)], keep_ratio=True),
+        dict(type='RandomFlip', prob=0.5),
+    ],
+    'range of sizes': [
+        dict(type='RandomResize', scale=[(333, 160), (333, 240)], keep_ratio=True),
+        FLIPS,
+    ],
+    'crop': [
+        dict(type='RandomCrop', crop_size=(200, 240)),
+        dict(type='FilterAnnotations', min_gt_bbox_wh=(8, 8)),
+    ],
+    'relative crop': [
+        dict(
+            type='RandomCrop',
+            crop_size=(0.3, 0.7),
+            crop_type='relative_range',
+            allow_negative_crop=True,
+        )
+    ],
+    'photometric': [dict(type='PhotoMetricDistortion')],
+}
+
+
+def data_rows(build, root: str) -> dict[str, list]:
+    """What a data set and its transforms make of COCO-format data, under fixed seeds.
+
+    ``build`` makes a data set of a config. For each chain of ``TRANSFORMS``, with masks as bitmaps
+    and as polygons, one row per image: None if it was dropped, else what was packed, with checksums
+    for the image and the masks.
+    """
+    import random
+
+    rows: dict[str, list] = {}
+    for name, transforms in TRANSFORMS.items():
+        for kind in ('bitmaps', 'polygons'):
+            dataset = build(
+                dict(
+                    type='CocoDataset',
+                    data_root=root,
+                    ann_file='annotations/instances_train2017.json',
+                    data_prefix=dict(img='train2017/'),
+                    filter_cfg=dict(filter_empty_gt=True, min_size=32),
+                    pipeline=[
+                        dict(type='LoadImageFromFile'),
+                        dict(
+                            type='LoadAnnotations',
+                            with_bbox=True,
+                            with_mask=True,
+                            poly2mask=kind == 'bitmaps',
+                        ),
+                        *transforms,
+                        dict(type='PackDetInputs'),
+                    ],
+                )
+            )
+            found = rows.setdefault(f'{name}, {kind}', [])
+            for index in range(len(dataset) if name == 'resize' else 12):
+                np.random.seed(index)
+                random.seed(index)
+                packed = dataset.pipeline(dataset.get_data_info(index))
+                found.append(None if packed is None else _data_row(packed))
+    return rows
+
+
+def _data_row(packed: dict) -> dict:
+    sample = packed['data_samples']
+    gt, ignored = sample.gt_instances, sample.ignored_instances
+
+    def boxes(value) -> list:
+        value = value.tensor if hasattr(value, 'tensor') else value
+        return value.numpy().round(3).tolist()
+
+    masks = gt.masks.to_ndarray() if len(gt) else np.zeros(0, np.uint8)
+    meta = {key: plain for key, plain in sample.metainfo.items() if key != 'img_path'}
+    return dict(
+        meta={key: list(v) if isinstance(v, tuple) else v for key, v in meta.items()},
+        image=checksum(packed['inputs'].numpy()),
+        boxes=boxes(gt.bboxes),
+        labels=gt.labels.tolist(),
+        ignored=boxes(ignored.bboxes),
+        areas=[int(mask.sum()) for mask in masks],
+        masks=checksum(masks.astype(np.uint8)),
+    )
