@@ -11,7 +11,7 @@ from torch import nn
 
 from mmdet_r2.inference import FusedConv2d, fold_and_fuse, prepare_for_inference
 from mmdet_r2.inference.fold import folded
-from mmdet_r2.inference.fused import has_onednn_fusion
+from mmdet_r2.inference.fused import OneDNNLinear, has_onednn_fusion, has_onednn_linear
 from mmdet_r2.models.backbones.res2net import Res2Net
 from mmdet_r2.models.backbones.resnet import ResidualBlock, ResNet, ResNetV1d, ResNeXt
 from mmdet_r2.models.fpn import FPN
@@ -28,6 +28,16 @@ BACKBONES = {
         50, scales=2, base_width=48, deep_stem=False, avg_down=False, first_block_pool='always'
     ),
     'res2net50 14w8s caffe': lambda: Res2Net(50, scales=8, base_width=14, style='caffe'),
+    'resnet50 DCNv2': lambda: ResNet(
+        50,
+        dcn=dict(type='DCNv2', deform_groups=1, fallback_on_stride=False),
+        stage_with_dcn=(False, True, False, True),
+    ),
+    'res2net50 DCN': lambda: Res2Net(
+        50,
+        dcn=dict(type='DCN', deform_groups=1, fallback_on_stride=False),
+        stage_with_dcn=(False, False, False, True),
+    ),
     'res2net50 SyncBN': lambda: Res2Net(50, norm_cfg=dict(type='SyncBN')),
 }
 
@@ -61,7 +71,9 @@ def test_fused_backbone_equals_plain(build) -> None:
     assert len(found) == len(expected) == 4
     for a, b, c in zip(expected, found, channels_last):
         assert close(a, b) and close(a, c)
-    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in fused.modules())
+    norms = [m for m in fused.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    # those behind deformable convolutions stay
+    assert len(norms) == sum(hasattr(m, 'conv_offset') for m in plain.modules())
     sums = [m for m in fused.modules() if isinstance(m, FusedConv2d) and m.add == 'into']
     blocks = [m for m in plain.modules() if isinstance(m, ResidualBlock)]
     # a norm that cannot be folded (GN) stands between convolution and sum
@@ -84,7 +96,31 @@ def test_fused_model_gives_the_same_without_onednn(monkeypatch) -> None:
 def test_onednn_fusion_is_used_where_torch_has_it() -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip('torch was built without oneDNN')
-    assert has_onednn_fusion()
+    state = torch.get_rng_state()
+    has_onednn_fusion.cache_clear()
+    has_onednn_linear.cache_clear()
+    assert has_onednn_fusion() and has_onednn_linear()
+    assert torch.equal(torch.get_rng_state(), state), 'trying them out drew random numbers'
+
+
+def test_linear_layer_equals_plain() -> None:
+    plain = nn.Linear(70, 33)
+    layer = OneDNNLinear(plain)
+    for shape in ((9, 70), (0, 70), (2, 3, 70), (70,)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            assert torch.allclose(layer(x), plain(x), atol=1e-5)
+    x = torch.randn(4, 70, requires_grad=True)
+    assert layer(x).requires_grad
+
+
+def test_fused_convolution_takes_empty_and_odd_batches() -> None:
+    plain = nn.Conv2d(6, 4, 3, stride=2, padding=1, groups=2)
+    layer = FusedConv2d(plain, relu=True)
+    wide = torch.randn(3, 12, 9, 7).to(memory_format=torch.channels_last)
+    for x in (torch.randn(0, 6, 9, 7), wide[:, 3:9], wide[:, ::2], wide[:1, :6, 1:, :3]):
+        with torch.no_grad():
+            assert torch.allclose(layer(x), plain(x).relu(), atol=1e-5)
 
 
 def test_fpn_with_norm_and_conv_modules_are_folded() -> None:

@@ -94,8 +94,11 @@ def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _is_conv(module: nn.Module | None) -> bool:
-    # Deformable convolutions are no nn.Conv2d; the norm behind them stays.
+def is_plain_conv(module: nn.Module | None) -> bool:
+    """Whether the module is a convolution that :class:`FusedConv2d` can stand for.
+
+    Deformable convolutions are no ``nn.Conv2d``; the norm behind them stays.
+    """
     return (
         isinstance(module, nn.Conv2d)
         and module.padding_mode == 'zeros'
@@ -126,7 +129,7 @@ def _fold(traced: fx.GraphModule) -> None:
             continue
         source = node.args[0]
         conv = _module(traced, source)
-        if not _is_conv(conv) or _only_user(source) is not node:
+        if not is_plain_conv(conv) or _only_user(source) is not node:
             continue
         assert isinstance(conv, nn.Conv2d)
         weight, bias = folded(conv.weight, conv.bias, norm)
@@ -154,7 +157,7 @@ def _fuse(traced: fx.GraphModule) -> None:
     stood."""
     for node in list(traced.graph.nodes):
         conv = _module(traced, node)
-        if not _is_conv(conv):
+        if not is_plain_conv(conv):
             continue
         assert isinstance(conv, nn.Conv2d)
         chain, other, user = [node], None, _only_user(node)

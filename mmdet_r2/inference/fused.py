@@ -1,5 +1,9 @@
-"""A convolution with the arithmetic that follows it: bias (a folded norm), the residual sum and
-ReLU."""
+"""Layers that use oneDNN's fused operators on the CPU: a convolution with the arithmetic that
+follows it (bias, residual sum, ReLU), and a linear layer.
+
+The operators are those that ``torch.compile`` emits. They are not part of torch's documented
+interface, so each is tried out once against the plain one before it is used.
+"""
 
 import functools
 
@@ -12,16 +16,14 @@ from torch import Tensor, nn
 def has_onednn_fusion() -> bool:
     """Whether this torch has the oneDNN convolution with post-ops that ``torch.compile`` emits, and
     it computes what we mean.
-
-    The operators are not part of torch's documented interface, therefore they are tried out once
-    against plain ones.
     """
     if not torch.backends.mkldnn.is_available():
         return False
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 8, 6, 5, generator=generator).to(memory_format=torch.channels_last)
     other = torch.randn(1, 8, 3, 3, generator=generator).to(memory_format=torch.channels_last)
-    conv = FusedConv2d(nn.Conv2d(8, 8, 3, stride=2, padding=1), relu=True)
+    with torch.random.fork_rng(devices=[]):  # new layers draw their weights
+        conv = FusedConv2d(nn.Conv2d(8, 8, 3, stride=2, padding=1), relu=True)
     try:
         with torch.inference_mode():
             plain = F.conv2d(x, conv.weight, conv.bias, 2, 1)
@@ -72,7 +74,9 @@ class FusedConv2d(nn.Module):
     def _takes(self, x: Tensor, other: Tensor | None) -> bool:
         """Whether oneDNN can compute this call as meant: on the CPU, for inference, no
         broadcasting."""
-        if x.device.type != 'cpu' or x.dtype != self.weight.dtype or torch.is_grad_enabled():
+        if x.device.type != 'cpu' or x.dtype != self.weight.dtype or len(x) == 0:
+            return False
+        if torch.is_grad_enabled():
             return False
         if other is None:
             return True
@@ -100,3 +104,42 @@ class FusedConv2d(nn.Module):
         if into:
             return torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *args, *after)
         return torch.ops.mkldnn._convolution_pointwise.binary(x, other, *args, *after)
+
+
+@functools.cache
+def has_onednn_linear() -> bool:
+    """Whether torch has oneDNN's linear operator, and it computes what we mean."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    with torch.random.fork_rng(devices=[]):  # new layers draw their weights
+        layer = OneDNNLinear(nn.Linear(7, 5))
+    x = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.inference_mode():
+            plain = F.linear(x, layer.weight, layer.bias)
+            return torch.allclose(layer._onednn(x), plain, atol=1e-4)
+    except (RuntimeError, AttributeError, TypeError):
+        return False
+
+
+class OneDNNLinear(nn.Linear):
+    """A linear layer that oneDNN computes on the CPU; twice as fast as MKL on AMD's processors.
+
+    Args:
+        linear: the layer whose weight and bias are taken (not copied).
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        plain = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
+        fits = x.device.type == 'cpu' and x.dim() == 2 and len(x) > 0
+        if not plain and fits and x.dtype == self.weight.dtype and has_onednn_linear():
+            return self._onednn(x)
+        return super().forward(x)
+
+    def _onednn(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, 'none', [], '')

@@ -10,7 +10,8 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .fold import fold_and_fuse
+from .fold import fold_and_fuse, is_plain_conv
+from .fused import FusedConv2d, OneDNNLinear
 from .memory import keep_freed_memory
 
 # Parts whose whole forward is traced; elsewhere each ConvModule is treated by itself.
@@ -55,6 +56,8 @@ def prepare_for_inference(
             if isinstance(part, nn.Module):
                 setattr(model, name, _fused(part, name))
         _fuse_conv_modules(model)
+        if device.type == 'cpu':
+            _use_onednn_layers(model)
     if channels_last:
         model.to(memory_format=torch.channels_last)
         preprocessor = getattr(model, 'data_preprocessor', None)
@@ -92,6 +95,18 @@ def _fuse_conv_modules(model: nn.Module) -> None:
         for name, child in list(owner.named_children()):
             if isinstance(child, ConvModule):
                 setattr(owner, name, _fused(child, name))
+
+
+def _use_onednn_layers(model: nn.Module) -> None:
+    """Exchange the heads' plain layers for those that choose the faster operator."""
+    for owner in list(model.modules()):
+        if isinstance(owner, torch.fx.GraphModule):
+            continue
+        for name, child in list(owner.named_children()):
+            if type(child) is nn.Linear:
+                setattr(owner, name, OneDNNLinear(child))
+            elif isinstance(child, nn.Conv2d) and is_plain_conv(child):
+                setattr(owner, name, FusedConv2d(child))
 
 
 def _use_autocast(model: nn.Module, dtype: torch.dtype) -> None:
