@@ -17,6 +17,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmdet_r2.errors import DataError
 from mmdet_r2.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.masks import BitmapMasks
@@ -29,15 +30,22 @@ class ToyDataset:
     Args:
         length: images.
         bad: index of an image with an infinite pixel, or None.
+        missing: index of an image that is not there, or None.
         classes: number of class names.
         log: file that the index of every image read is appended to.
     """
 
     def __init__(
-        self, length: int = 12, bad: int | None = None, classes: int = 3, log: str | None = None
+        self,
+        length: int = 12,
+        bad: int | None = None,
+        missing: int | None = None,
+        classes: int = 3,
+        log: str | None = None,
     ) -> None:
         self.length = length
         self.bad = bad
+        self.missing = missing
         self.log = log
         self.metainfo = {
             'classes': tuple(f'class{i}' for i in range(classes)),
@@ -51,6 +59,8 @@ class ToyDataset:
         return {'width': 8 + index % 2, 'height': 8, 'img_path': f'image{index}.jpg'}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if index == self.missing:
+            raise DataError(f'image{index}.jpg: no such file.')
         if self.log:
             with open(self.log, 'a', encoding='utf-8') as file:
                 file.write(f'{index}\n')
@@ -154,6 +164,8 @@ class ToyDetector(BaseModel):
         explode_on_rank: the only rank on which that happens.
         pause: seconds that a training step takes longer.
         frozen_bn: keep batch norm in evaluation mode.
+        norm: 'BN' or 'SyncBN'.
+        overflow: make the loss infinite in mixed precision.
     """
 
     def __init__(
@@ -165,6 +177,7 @@ class ToyDetector(BaseModel):
         dropout: float = 0.5,
         frozen_bn: bool = False,
         norm: str = 'BN',
+        overflow: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = nn.Conv2d(3, 4, 3)
@@ -174,6 +187,7 @@ class ToyDetector(BaseModel):
         self.explode_at = explode_at if get_rank() == explode_on_rank else None
         self.pause = pause
         self.frozen_bn = frozen_bn
+        self.overflow = overflow
         self.passes = 0
 
     def train(self, mode: bool = True) -> 'ToyDetector':
@@ -193,6 +207,8 @@ class ToyDetector(BaseModel):
         time.sleep(self.pause)
         labels = torch.cat([sample.gt_instances.labels for sample in data_samples])
         loss = nn.functional.cross_entropy(scores, labels.to(scores.device))
+        if self.overflow and torch.is_autocast_enabled(scores.device.type):
+            loss = loss * float('inf')
         self.passes += 1
         if self.explode_at is not None and self.passes > self.explode_at:
             loss = loss * float('nan')

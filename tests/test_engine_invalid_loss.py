@@ -64,6 +64,14 @@ def test_divergence(tmp_path: Path) -> None:
     assert all(image['suspect'] for image in report['images'])
 
 
+def test_overflow_of_mixed_precision(tmp_path: Path) -> None:
+    config = toy_config(tmp_path, optim_wrapper__type='AmpOptimWrapper', model__overflow=True)
+    error, report = stopped(config)
+    assert report['cause'] == 'overflow' and 'without --amp' in str(error)
+    assert report['precision'] == 'torch.bfloat16'
+    assert report['losses_in_float32']['loss_cls'] < 10
+
+
 def test_broken_weights(tmp_path: Path) -> None:
     runner = build_runner(toy_config(tmp_path))
     runner.model.roi_head.bbox_head.fc.weight.data[0, 0] = float('inf')

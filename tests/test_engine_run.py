@@ -16,6 +16,7 @@ from mmdet_r2.apis.train import train, training_config
 from mmdet_r2.config import load_config
 from mmdet_r2.engine import ProgressHook, build_runner, check_num_classes
 from mmdet_r2.engine.data_order import seeded
+from mmdet_r2.engine.hooks import unreadable_images
 from mmdet_r2.engine.state import (
     get_rng_state,
     pack_rng_state,
@@ -23,7 +24,7 @@ from mmdet_r2.engine.state import (
     unpack_rng_state,
     untouched_rng,
 )
-from mmdet_r2.errors import CheckpointError, ConfigError
+from mmdet_r2.errors import CheckpointError, ConfigError, DataError
 
 
 def tool(repo: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -114,8 +115,31 @@ def test_float16_on_the_cpu_is_refused(tmp_path: Path) -> None:
         build_runner(config).train()
 
 
+@pytest.mark.parametrize('workers', [0, 2])
+def test_error_of_a_worker_process_is_one_line(workers: int, tmp_path: Path) -> None:
+    config = toy_config(
+        tmp_path, train_dataloader={'num_workers': workers, 'dataset': {'missing': 4}}
+    )
+    with pytest.raises(DataError) as error:
+        build_runner(config).train()
+    assert str(error.value) == 'image4.jpg: no such file.'
+
+
+def test_unreadable_images_are_reported(tmp_path: Path) -> None:
+    runner = build_runner(toy_config(tmp_path))
+    dataset = ToyDataset()
+    dataset._unreadable = torch.zeros(12, dtype=torch.uint8)
+    dataset._unreadable[3] = 1
+    assert unreadable_images(dataset) == ['image3.jpg']
+    runner.train_loop.dataloader.dataset.dataset = dataset
+    runner.train()
+    log = next(Path(runner.log_dir).glob('*.log')).read_text()
+    assert log.count('1 training images cannot be read and were replaced by others') == 1
+    assert 'image3.jpg' in log
+
+
 def test_channels_last_is_a_layout_not_a_result(tmp_path: Path) -> None:
-    plain = train(toy_config(tmp_path / 'a'))
+    plain = train(toy_config(tmp_path / 'a', env_cfg__channels_last=False))
     other = train(toy_config(tmp_path / 'b', env_cfg__channels_last=True))
     weight = other.model.backbone.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)

@@ -227,7 +227,8 @@ class CheckpointHook(_CheckpointHook):
                 self._init_rule(self.rules, [first])
             except ValueError:
                 runner.logger.warning(
-                    f'No best checkpoint will be kept: whether more or less of {first} is better is not known; '
+                    f'No best checkpoint will be kept: whether more or less of {first} is better '
+                    'is not known; '
                     'set default_hooks.checkpoint.save_best and rule.'
                 )
                 self.save_best = None

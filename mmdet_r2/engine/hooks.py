@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.runner import BaseLoop
 from torch import nn
 
 from ..errors import ConfigError
@@ -25,9 +26,10 @@ class NumClassCheckHook(Hook):
         ConfigError: they differ; the message names the head, both numbers and the annotation file.
     """
 
-    def before_train(self, runner: Any) -> None:
-        """Check the training data."""
-        self._check(runner, runner.train_dataloader.dataset)
+    def before_run(self, runner: Any) -> None:
+        """Check the training data, before weights are fetched."""
+        if isinstance(runner._train_loop, BaseLoop):
+            self._check(runner, runner.train_dataloader.dataset)
 
     def before_val(self, runner: Any) -> None:
         """Check the validation data."""
@@ -72,7 +74,8 @@ def check_num_classes(model: nn.Module, dataset: Any) -> None:
             shown = ', '.join(classes[:3]) + (', ...' if len(classes) > 3 else '')
             raise ConfigError(
                 f'model.{name}.num_classes is {number} but the data set has {len(classes)} classes '
-                f'({shown}; {_describe(dataset)}). Set it to {len(classes)}, or metainfo.classes of the data set.'
+                f'({shown}; {_describe(dataset)}). Set it to {len(classes)}, or metainfo.classes '
+                'of the data set.'
             )
 
 

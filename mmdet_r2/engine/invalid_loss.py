@@ -18,12 +18,16 @@ from ..registry import HOOKS
 from .state import RngState, get_rng_state, pending_gradients, set_rng_state, untouched_rng
 
 SUGGESTIONS = {
-    'weights': 'The weights themselves are not finite: start again from an earlier checkpoint, with a lower learning rate.',
+    'weights': 'The weights themselves are not finite: start again from an earlier checkpoint, '
+    'with a lower learning rate.',
     'data': 'Correct or remove the images or boxes listed under "images".',
-    'overflow': "float16 or bfloat16 overflowed where float32 does not: use optim_wrapper.dtype='bfloat16' or train without --amp.",
-    'learning rate': 'Training diverged: lower the learning rate (--auto-scale-lr fits it to the batch size), lengthen the '
+    'overflow': 'float16 or bfloat16 overflowed where float32 does not: use '
+    "optim_wrapper.dtype='bfloat16' or train without --amp.",
+    'learning rate': 'Training diverged: lower the learning rate (--auto-scale-lr fits it to the '
+    'batch size), lengthen the '
     'warm-up or set optim_wrapper.clip_grad=dict(max_norm=35).',
-    'chance': 'The same batch gives a finite loss when it is run again: resume from the saved checkpoint.',
+    'chance': 'The same batch gives a finite loss when it is run again: resume from the saved '
+    'checkpoint.',
     'unknown': 'The batch could not be run again to find the cause: see "rerun_error".',
 }
 
@@ -138,7 +142,8 @@ class InvalidLossHook(Hook):
         shown = ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '')
         cause = report.get('cause', 'unknown')
         message = (
-            f'the loss is {loss.item()} at iteration {runner.iter + 1}{where}; likely cause: {cause}. '
+            f'the loss is {loss.item()} at iteration {runner.iter + 1}{where}; likely cause: '
+            f'{cause}. '
             f'{SUGGESTIONS[cause]} Images: {shown or "not known"}. Details: {file}.'
         )
         if checkpoint:
