@@ -10,15 +10,10 @@ is not imported. NAMEs are keys of ``cases.MODELS`` and of ``others`` in ``main`
 
 writes the freshly initialised state dict of a model of mmdetection's, or loads FILE into it with
 strict=True.
-
-    PYTHON tests/parity/generate.py --data ROOT --out FILE
-
-writes what its data set and transforms make of the COCO data in ROOT.
 """
 
 import argparse
 import copy
-import json
 import sys
 from pathlib import Path
 
@@ -27,7 +22,7 @@ import mmdet
 import numpy as np
 import torch
 import yaml
-from mmdet.registry import DATASETS, MODELS, TASK_UTILS
+from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmdet.utils import register_all_modules
@@ -267,12 +262,8 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=here / 'data' / 'parity')
     parser.add_argument('--save-state', type=Path)
     parser.add_argument('--load-state', type=Path)
-    parser.add_argument('--data')
     args = parser.parse_args()
     torch.manual_seed(0)
-    if args.data:
-        args.out.write_text(json.dumps(cases.data_rows(DATASETS.build, args.data)))
-        return
     if args.save_state:
         torch.save(build(args.names[0]).state_dict(), args.save_state)
         return
