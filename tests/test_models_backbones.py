@@ -287,19 +287,20 @@ FOLDED = {
     'ResNet-50 V1d': (ResNetV1d, dict(depth=50)),
     'Res2Net-50': (Res2Net, dict(depth=50)),
     'frozen affine': (ResNet, dict(depth=18, norm_cfg=dict(type='BN', requires_grad=False))),
+    'statistics of the batch': (ResNetV1d, dict(depth=50, norm_eval=False)),
 }
 
 
 def train_plainly(model: nn.Module) -> None:
-    """Training mode without folding: the reference for it."""
+    """Training mode with every layer called as it is: the reference for the shortcuts."""
     model.training = False
     for module in model.modules():
-        if hasattr(module, 'fold_norms'):
-            module.fold_norms = False
+        if hasattr(module, 'direct'):
+            module.direct = False
 
 
 @pytest.mark.parametrize('name', FOLDED)
-def test_folding_norms_changes_neither_outputs_nor_gradients(name):
+def test_shortcuts_of_training_change_neither_outputs_nor_gradients(name):
     cls, options = FOLDED[name]
     folded = randomise(cls(**options)).double().train()
     plain = copy.deepcopy(folded)

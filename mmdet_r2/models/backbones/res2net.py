@@ -98,16 +98,16 @@ class Bottle2neck(ResidualBlock):
         self.bns = nn.ModuleList(build_norm_layer(norm_cfg, width)[1] for _ in range(scales - 1))
 
     def residual(self, x: Tensor) -> Tensor:
-        fold = self.fold_norms
-        x = self.relu(conv_norm(x, self.conv1, getattr(self, self.norm1_name), fold))
+        direct = self.direct
+        x = self.relu(conv_norm(x, self.conv1, getattr(self, self.norm1_name), direct))
         groups = torch.split(x, self.width, dim=1)  # views, scales x (B, width, H, W)
         outs = []
         for i, (conv, norm) in enumerate(zip(self.convs, self.bns)):
             y = groups[i] + outs[-1] if self.hierarchical and i > 0 else groups[i]
-            outs.append(self.relu(conv_norm(y, conv, norm, fold)))
+            outs.append(self.relu(conv_norm(y, conv, norm, direct)))
         outs.append(groups[-1] if self.pool is None else self.pool(groups[-1]))
         x = torch.cat(outs, dim=1)
-        return conv_norm(x, self.conv3, getattr(self, self.norm3_name), fold)
+        return conv_norm(x, self.conv3, getattr(self, self.norm3_name), direct)
 
 
 @MODELS.register_module()
