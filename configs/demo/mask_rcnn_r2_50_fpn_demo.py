@@ -126,7 +126,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=8e-4, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=8e-4, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=10.0),
 )
 param_scheduler = [
