@@ -77,7 +77,10 @@ class Worker:
         from mmengine.config import ConfigDict
 
         torch, job = self.torch, self.job
-        model = self.registries['models'].build(ConfigDict(json.loads(job['model'])))
+        config = ConfigDict(json.loads(job['model']))
+        if not self.ours:
+            _complete_for_peer(config)
+        model = self.registries['models'].build(config)
         stored = torch.load(job['tensors'], weights_only=True)
         model.load_state_dict(stored['weights'], strict=True)
         model.to(self.device)
@@ -185,6 +188,14 @@ def _peer_registries() -> dict[str, Any]:
     return dict(models=MODELS, sample=DetDataSample, masks=BitmapMasks)
 
 
+def _complete_for_peer(model: Any) -> None:
+    """Keys that mmdetection reads without a default; our configs leave them out."""
+    for part in ('rpn', 'rcnn'):
+        if part in (model.get('train_cfg') or {}):
+            model.train_cfg[part].setdefault('pos_weight', -1)
+            model.train_cfg[part].setdefault('debug', False)
+
+
 def _filled(boxes: Any, shape: tuple[int, int]) -> Any:
     """A mask (n, H, W) per box: the ellipse inside it."""
     import numpy as np
@@ -264,8 +275,11 @@ class Remote:
 
 def make_job(args: argparse.Namespace, folder: Path) -> Path:
     """Everything both sides need, in files: model config, weights, images, ground truth."""
+    import logging
+
     from mmdet_r2.config import load_config
 
+    logging.disable(logging.INFO)  # a line per parameter about its initialisation
     cfg = load_config(args.config, args.cfg_options)
     job: dict[str, Any] = dict(
         mode=args.mode,
