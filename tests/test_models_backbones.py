@@ -518,3 +518,24 @@ def test_an_unknown_keyword_is_an_error():
     for cls in (ResNet, ResNetV1d, ResNeXt, Res2Net):
         with pytest.raises(TypeError, match='norm_evel'):
             cls(depth=50, norm_evel=True)
+
+
+def test_frozen_norms_without_epsilon_can_be_expressed():
+    """maskrcnn-benchmark's constant norm: all affine, no epsilon."""
+    norm = dict(type='BN', requires_grad=False, eps=0.0)
+    model = randomise(ResNet(18, norm_cfg=norm)).train()
+    assert not any(p.requires_grad for p in model.bn1.parameters())
+    x = torch.randn(1, 64, 4, 4)
+    bn = model.bn1
+    scale = (bn.weight / bn.running_var.sqrt()).view(-1, 1, 1)
+    expected = (x - bn.running_mean.view(-1, 1, 1)) * scale + bn.bias.view(-1, 1, 1)
+    assert_close([bn(x)], [expected])
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_the_forward_pass_compiles_without_breaks(training):
+    model = Res2Net(50, num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,))
+    randomise(model).train(training)
+    compiled = torch.compile(model, backend='eager', fullgraph=True)
+    assert_close(compiled(images()), model(images()))
+    torch.compiler.reset()

@@ -99,7 +99,12 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module, direct: bool) -> Tens
         bias = norm.bias - norm.running_mean * scale
         weight = weight * scale.view(-1, 1, 1, 1)
     dilation = conv.dilation
-    if conv.kernel_size == (1, 1) and x.device.type == 'cpu' and torch.get_num_threads() == 1:
+    if (
+        conv.kernel_size == (1, 1)
+        and x.device.type == 'cpu'
+        and not torch.compiler.is_compiling()
+        and torch.get_num_threads() == 1
+    ):
         # With one thread torch computes 1x1 convolutions as matrix products of MKL, unless they are
         # dilated, which means nothing to a single cell: then oneDNN does, twice as fast on AMD.
         dilation = (2, 2)
