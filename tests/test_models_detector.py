@@ -252,7 +252,7 @@ def test_fast_rcnn_reads_its_proposals_from_the_data():
     config.update(type='FastRCNN', rpn_head=None)
     model = _build(config)
     batch = _batch(model, 2)
-    with pytest.raises(ValueError, match=r'0\.jpg has no proposals.*LoadProposals'):
+    with pytest.raises(ValueError, match=r'0\.jpg has no proposals'):
         model(**batch, mode='loss')
     for sample in batch['data_samples']:
         sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes + 2)

@@ -8,7 +8,7 @@ from mmdet_r2.structures.boxes import box_iou
 
 
 def _greedy(boxes, scores, groups, threshold):
-    """Visit boxes by descending score; keep those that overlap no kept box of their group by more."""
+    """Visit boxes by descending score; keep what overlaps no kept box of its group by more."""
     kept = []
     iou = box_iou(boxes, boxes)
     for i in scores.argsort(descending=True, stable=True).tolist():

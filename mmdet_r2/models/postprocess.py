@@ -68,7 +68,8 @@ class DetectionSelector:
         known = _NMS_KEYS.get(self.kind)
         if known is None or set(nms) - known:
             raise ValueError(
-                f'test_cfg.rcnn.nms={self.nms}: expected type nms or soft_nms with keys of {_NMS_KEYS}'
+                f'test_cfg.rcnn.nms={self.nms}: expected type nms or soft_nms, with the keys '
+                f'{sorted(_NMS_KEYS.get(self.kind, _NMS_KEYS["soft_nms"]))}'
             )
         self.options = nms
 

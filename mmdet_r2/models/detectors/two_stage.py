@@ -31,7 +31,7 @@ class TwoStageDetector(BaseModel):
     """Backbone, neck, RPN and RoI head behind mmengine's ``forward(inputs, data_samples, mode)``.
 
     Args:
-        rpn_head: None: proposals come with the data samples (``LoadProposals``).
+        rpn_head: None: proposals come with the data samples.
         roi_head: None: the proposals are the result.
         train_cfg: ``rpn``, ``rpn_proposal`` (fields of :class:`ProposalSelector`; ``test_cfg.rpn``
             when absent), ``rcnn``.
@@ -140,7 +140,7 @@ class TwoStageDetector(BaseModel):
         return data_samples
 
     def _raw(self, inputs: Tensor, data_samples: list[DetDataSample] | None) -> tuple:
-        """Network outputs without selection: proposals' boxes, then the RoI head's outputs on them."""
+        """Proposals, and the RoI head's outputs on them without selection."""
         feats = self.extract_feat(inputs)
         if self.rpn_head is not None:
             shapes = (
@@ -163,8 +163,8 @@ def _given_proposals(samples: list[DetDataSample]) -> Proposals:
     for sample in samples:
         if 'proposals' not in sample:
             raise ValueError(
-                f'{sample.metainfo.get("img_path", "sample")} has no proposals: a detector without rpn_head needs '
-                'LoadProposals in its pipeline'
+                f'{sample.metainfo.get("img_path", "sample")} has no proposals: a detector '
+                'without rpn_head needs them in its data samples'
             )
     given = [s.proposals for s in samples]
     boxes = [p.bboxes for p in given]

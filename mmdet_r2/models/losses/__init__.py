@@ -1,4 +1,4 @@
-"""Losses: ``loss(pred, target, weight=None, avg_factor=None)``, with one reduction for all of them."""
+"""Losses: ``loss(pred, target, weight=None, avg_factor=None)``, one reduction for all."""
 
 from .cross_entropy import CrossEntropyLoss, accuracy
 from .iou import BoundedIoULoss, CIoULoss, GIoULoss, IoULoss

@@ -30,7 +30,7 @@ class _BoxLoss(nn.Module):
         weight: Tensor | None = None,
         avg_factor: Tensor | float | None = None,
     ) -> Tensor:
-        """Scalar, or (N,) with reduction 'none'; ``weight`` is (N,) or (N, 4) with equal columns."""
+        """Scalar, or (N,) with reduction 'none'; ``weight`` (N,), or (N, 4) of equal columns."""
         if weight is not None and weight.dim() > 1:
             weight = weight.mean(-1)
         loss = self.per_box(pred, target)

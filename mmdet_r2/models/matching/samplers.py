@@ -57,7 +57,7 @@ class RandomSampler:
         self.add_gt_as_proposals = add_gt_as_proposals
 
     def sample(self, match: Match, loss: Tensor | None = None) -> Sample:
-        """Choose from one image's candidates; ``loss`` (P,) ranks them where ``needs_loss`` is set."""
+        """Choose from one image's candidates; ``loss`` (P,) ranks them where ``needs_loss``."""
         pos = self._choose(
             (match.gt_index >= 0).nonzero()[:, 0], int(self.num * self.pos_fraction), loss
         )
