@@ -24,6 +24,7 @@ BACKBONES = {
     'resnext50 32x4d': lambda: ResNeXt(50, groups=32),
     'resnet50 group norm': lambda: ResNet(50, norm_cfg=dict(type='GN', num_groups=8)),
     'res2net50 26w4s': lambda: Res2Net(50),
+    'res2net101 26w4s': lambda: Res2Net(101),
     'res2net50 48w2s v1': lambda: Res2Net(
         50, scales=2, base_width=48, deep_stem=False, avg_down=False, first_block_pool='always'
     ),

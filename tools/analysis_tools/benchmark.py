@@ -434,12 +434,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run both sides in turn and return the figures."""
     from mmdet_r2.errors import UserError
 
+    if args.peer and not Path(args.peer).exists():
+        raise UserError(f'--peer {args.peer}: no such Python interpreter')
     with tempfile.TemporaryDirectory() as name:
         job = make_job(args, Path(name))
         remotes = [Remote('mmdet_r2', sys.executable, 'ours', job)]
         if args.peer:
-            if not Path(args.peer).exists():
-                raise UserError(f'--peer {args.peer}: no such Python interpreter')
             remotes.append(Remote('peer', args.peer, 'peer', job))
         for remote in remotes:
             for _ in range(args.warmup):
