@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ def inference_detector(
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}; expected 1 or more')
     single = isinstance(imgs, (str, os.PathLike, np.ndarray))
-    images: Sequence[Image] = [imgs] if single else list(imgs)  # type: ignore[assignment,list-item]
+    images = cast('list[Image]', [imgs] if single else list(cast('Sequence[Image]', imgs)))
     transform = _pipeline(model, test_pipeline)
     results: list[DetDataSample | None] = [None] * len(images)
     divisor = getattr(getattr(model, 'data_preprocessor', None), 'pad_size_divisor', 1)

@@ -129,7 +129,7 @@ def _fold(traced: fx.GraphModule) -> None:
             continue
         source = node.args[0]
         conv = _module(traced, source)
-        if not is_plain_conv(conv) or _only_user(source) is not node:
+        if not isinstance(source, fx.Node) or not is_plain_conv(conv) or len(source.users) != 1:
             continue
         assert isinstance(conv, nn.Conv2d)
         weight, bias = folded(conv.weight, conv.bias, norm)

@@ -50,7 +50,8 @@ class FusedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, *, relu: bool = False, add: str | None = None) -> None:
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
-        self.stride, self.padding = conv.stride, conv.padding
+        self.stride = conv.stride
+        self.padding: tuple[int, ...] = tuple(conv.padding)  # type: ignore[arg-type]
         self.dilation, self.groups = conv.dilation, conv.groups
         self.relu, self.add = relu, add
 
@@ -100,7 +101,7 @@ class FusedConv2d(nn.Module):
 
     def _onednn_add(self, x: Tensor, other: Tensor, *, into: bool) -> Tensor:
         args = (self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
-        after = ('add', 1.0, 'relu' if self.relu else None, [], None)
+        after: tuple = ('add', 1.0, 'relu' if self.relu else None, [], None)
         if into:
             return torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *args, *after)
         return torch.ops.mkldnn._convolution_pointwise.binary(x, other, *args, *after)

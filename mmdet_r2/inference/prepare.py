@@ -59,8 +59,8 @@ def prepare_for_inference(
         if device.type == 'cpu':
             _use_onednn_layers(model)
     if channels_last:
-        model.to(memory_format=torch.channels_last)
-        preprocessor = getattr(model, 'data_preprocessor', None)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        preprocessor: Any = getattr(model, 'data_preprocessor', None)
         if hasattr(preprocessor, 'channels_last'):
             preprocessor.channels_last = True
     if dtype in (torch.bfloat16, torch.float16):
@@ -117,8 +117,8 @@ def _use_autocast(model: nn.Module, dtype: torch.dtype) -> None:
             part.to(dtype)
             part.register_forward_pre_hook(_cast_inputs)
     # A bound method, not a closure: it is copied with the model.
-    model._autocast_dtype = dtype
-    model.forward = types.MethodType(_forward_under_autocast, model)  # type: ignore[method-assign]
+    model._autocast_dtype = dtype  # type: ignore[assignment]
+    model.forward = types.MethodType(_forward_under_autocast, model)
 
 
 def _cast_inputs(part: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -134,5 +134,5 @@ def _cast_inputs(part: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _forward_under_autocast(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     device = next(self.parameters()).device.type
-    with torch.autocast(device, self._autocast_dtype):
+    with torch.autocast(device, dtype=self._autocast_dtype):  # type: ignore[arg-type]
         return type(self).forward(self, *args, **kwargs)

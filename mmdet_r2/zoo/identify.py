@@ -68,8 +68,7 @@ def _backbone(weights: Mapping[str, Tensor]) -> str:
     if bottleneck and conv2 is not None and conv2.shape[1] != conv2.shape[0]:
         groups = conv2.shape[0] // conv2.shape[1]
         return f'resnext{name}_{groups}x{conv2.shape[1]}d'
-    deep = 'd' if f'{prefix}stem.0.weight' in weights else ''
-    return f'resnet{name}{deep}'
+    return f'resnet{name}{"d" if f"{prefix}stem.0.weight" in weights else ""}'
 
 
 def _family(weights: Mapping[str, Tensor]) -> str:

@@ -258,7 +258,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     from mmengine.model import is_model_wrapper
 
     while is_model_wrapper(model):
-        model = model.module
+        model = model.get_submodule('module')
     return model
 
 

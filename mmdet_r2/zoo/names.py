@@ -1,6 +1,7 @@
 """From what a config or command line calls a checkpoint to a file on disk."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,7 +97,7 @@ def _lookup(source: str, name: str, table: dict[str, _T]) -> _T:
     raise CheckpointError(f'{source}: no such name; {near}.')
 
 
-def _with_mirrors(urls: list[str]) -> list[str]:
+def _with_mirrors(urls: Sequence[str]) -> list[str]:
     """The addresses, each one on an OpenMMLab host followed or preceded by the other host's
     copy."""
     result: list[str] = []

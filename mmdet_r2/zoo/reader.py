@@ -64,7 +64,8 @@ def _history_buffer() -> type:
 def _allowed_globals() -> list[Any]:
     """Types and constructors that mmengine's and mmdetection's checkpoints carry, each with the
     name files use."""
-    core = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    core: Any = getattr(np, '_core', None) or np.core
+    core = core.multiarray
     allowed: list[Any] = [
         np.dtype,
         np.ndarray,
