@@ -144,8 +144,9 @@ def roi_align(
     elif backend() == 'mmcv':
         from mmcv.ops import roi_align as mmcv_roi_align
 
+        # mmcv reads the memory as NCHW whatever its layout
         pooled = mmcv_roi_align(
-            feature, rois, output_size, spatial_scale, sampling_ratio, 'avg', aligned
+            feature.contiguous(), rois, output_size, spatial_scale, sampling_ratio, 'avg', aligned
         )
     else:
         from torchvision.ops import roi_align as tv_roi_align
