@@ -196,7 +196,7 @@ PLAIN: dict[str, str | None] = {
     'test_dataloader': _DATALOADER,
     'auto_scale_lr': 'enable base_batch_size',
     'env_cfg': 'cudnn_benchmark mp_cfg dist_cfg resource_limit channels_last',
-    'mp_cfg': 'mp_start_method opencv_num_threads omp_num_threads mkl_num_threads',
+    'mp_cfg': 'mp_start_method opencv_num_threads',
     'dist_cfg': 'backend timeout init_backend init_method port device_id',
     'randomness': 'seed diff_rank_seed deterministic',
     'custom_imports': 'imports allow_failed_imports',
