@@ -9,6 +9,7 @@ weights and images, and the two take turns, so that whatever else the machine do
 """
 
 import argparse
+import ast
 import json
 import os
 import platform
@@ -77,7 +78,8 @@ class Worker:
         from mmengine.config import ConfigDict
 
         torch, job = self.torch, self.job
-        config = ConfigDict(json.loads(job['model']))
+        # written as Python, not JSON: lists and tuples are not the same to every component
+        config = ConfigDict(ast.literal_eval(job['model']))
         if not self.ours:
             _complete_for_peer(config)
         model = self.registries['models'].build(config)
@@ -153,7 +155,9 @@ class Worker:
         from mmengine.config import ConfigDict
         from mmengine.runner import Runner
 
-        self.loader = Runner.build_dataloader(ConfigDict(json.loads(self.job['loader'])), seed=0)
+        self.loader = Runner.build_dataloader(
+            ConfigDict(ast.literal_eval(self.job['loader'])), seed=0
+        )
         self.batches = iter(self.loader)
         self.step = self._load
 
@@ -293,12 +297,12 @@ def make_job(args: argparse.Namespace, folder: Path) -> Path:
     )
     if args.mode == 'dataloader':
         loader = cfg.train_dataloader
-        job.update(loader=json.dumps(loader.to_dict()), batches=args.batches)
+        job.update(loader=repr(loader.to_dict()), batches=args.batches)
     else:
         import torch
 
         model = _model_config(cfg)
-        job.update(model=json.dumps(model), masks='mask_head' in (model.get('roi_head') or {}))
+        job.update(model=repr(model), masks='mask_head' in (model.get('roi_head') or {}))
         weights = _weights(cfg, args)
         images = [_image(args, i) for i in range(args.batch_size)]
         boxes = [_boxes(args.size, i) for i in range(args.batch_size)]
@@ -464,7 +468,7 @@ def _figures(
         config=str(args.config),
         unit=dict(inference='image', training='iteration', dataloader='batch')[args.mode],
         batch_size=args.batch_size,
-        size=list(args.size) if args.size else None,
+        size=list(args.size) if args.mode != 'dataloader' else None,
         device=_device_name(args.device),
         threads=args.threads or torch.get_num_threads(),
         clock=args.clock,
