@@ -10,7 +10,7 @@ size = 128
 channels = 128
 classes = ('circle', 'triangle', 'square', 'star', 'ring', 'cross')
 data_root = 'data/demo/'
-max_iters = 1400
+max_iters = 1300
 # Without a pretrained start, normalisation in the pyramid and the heads as well is what lets so few
 # steps suffice (https://arxiv.org/abs/1811.08883).
 norm = dict(type='BN', requires_grad=True)
@@ -51,7 +51,7 @@ model = dict(
         mask_roi_extractor=dict(out_channels=channels, finest_scale=24),
         mask_head=dict(
             in_channels=channels,
-            conv_out_channels=channels,
+            conv_out_channels=64,
             num_classes=len(classes),
             norm_cfg=norm,
         ),
@@ -59,7 +59,7 @@ model = dict(
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=300, max_per_img=150),
-        rcnn=dict(sampler=dict(num=48)),
+        rcnn=dict(sampler=dict(num=48, pos_fraction=0.33)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
 )
@@ -121,7 +121,7 @@ val_evaluator = dict(
 test_evaluator = val_evaluator
 
 # Iterations, not epochs: what is tuned is the number of steps, whatever the size of the data.
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 2)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(

@@ -43,7 +43,7 @@ Array = NDArray[Any]
 Rng = np.random.Generator
 
 _OBJECT_TEXTURES = ('solid', 'gradient', 'stripes', 'checks', 'noise', 'dots')
-_MIN_VISIBLE = 0.4  # share of an object inside the image that must not be covered by others
+_MIN_VISIBLE = 0.5  # share of an object inside the image that must not be covered by others
 _MIN_PIXELS = 24  # and as many pixels at least
 
 
@@ -177,7 +177,7 @@ def _ground(rng: Rng, shape: tuple[int, int]) -> tuple[Array, Array]:
     image = np.empty((h, w, 3), np.float32)
     for kind in np.unique(kinds):
         base = rng.uniform(40, 215, 3)
-        picture = texture(rng, GROUNDS[kind], shape, base, contrast=rng.uniform(8, 30))
+        picture = texture(rng, GROUNDS[kind], shape, base, contrast=rng.uniform(6, 26))
         image[kinds == kind] = picture[kinds == kind]
     return image, kinds
 
@@ -186,7 +186,7 @@ def _clutter(rng: Rng, image: Array) -> None:
     """Draw lines, arcs and soft blobs that belong to no class, in place."""
     h, w = image.shape[:2]
     side = max(h, w)
-    for _ in range(rng.integers(0, 5)):
+    for _ in range(rng.integers(0, 4)):
         colour = rng.uniform(20, 235, 3).tolist()
         a, b = (rng.uniform(-0.1, 1.1, 2) * (w, h) for _ in range(2))
         thick = int(rng.integers(1, 3))
@@ -215,10 +215,10 @@ def _paint(rng: Rng, image: Array, mask: Array) -> None:
     behind = part[inside].mean(axis=0)
     for _ in range(8):
         base = rng.uniform(20, 235, 3)
-        if np.linalg.norm(base - behind) > 75:
+        if np.linalg.norm(base - behind) > 100:
             break
     kind = str(rng.choice(_OBJECT_TEXTURES))
-    painted = texture(rng, kind, inside.shape, base, contrast=rng.uniform(15, 45))
+    painted = texture(rng, kind, inside.shape, base, contrast=rng.uniform(10, 36))
     part[inside] = painted[inside]
     if rng.random() < 0.3:  # a thin rim, darker or lighter
         rim = inside & ~cv2.erode(
@@ -243,7 +243,7 @@ def draw_scene(
     if crowd:
         things.append(_crowd(rng, shape))
     for _ in range(rng.integers(1, max_objects + 1) if max_objects else 0):
-        radius = side * float(np.exp(rng.uniform(np.log(0.07), np.log(0.26))))
+        radius = side * float(np.exp(rng.uniform(np.log(0.085), np.log(0.27))))
         centre = (
             float(rng.uniform(0.3 * radius, w - 0.3 * radius)),
             float(rng.uniform(0.3 * radius, h - 0.3 * radius)),
@@ -370,9 +370,9 @@ def generate(
     *,
     num_train: int = 2000,
     num_val: int = 200,
-    size: int | tuple[int, int] = 160,
+    size: int | tuple[int, int] = 128,
     seed: int = 0,
-    max_objects: int = 6,
+    max_objects: int = 5,
     empty_fraction: float = 0.03,
     crowd_fraction: float = 0.05,
     progress: Callable[[str], None] | None = None,

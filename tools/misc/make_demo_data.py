@@ -1,6 +1,6 @@
 """Write a generated COCO-format data set of textured shapes.
 
-python tools/misc/make_demo_data.py data/demo [--train 2000] [--val 200] [--size 160] [--seed 0]
+python tools/misc/make_demo_data.py data/demo [--train 2000] [--val 200] [--size 128] [--seed 0]
 """
 
 import argparse
@@ -16,10 +16,10 @@ def main() -> None:
     parser.add_argument('--train', type=int, default=2000, help='training images')
     parser.add_argument('--val', type=int, default=200, help='held-out images')
     parser.add_argument(
-        '--size', type=int, nargs='+', default=[160], help='side, or width and height'
+        '--size', type=int, nargs='+', default=[128], help='side, or width and height'
     )
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--max-objects', type=int, default=6, help='objects per image at most')
+    parser.add_argument('--max-objects', type=int, default=5, help='objects per image at most')
     parser.add_argument('--empty', type=float, default=0.03, help='share of images without objects')
     parser.add_argument('--crowd', type=float, default=0.05, help='share of images with a crowd')
     args = parser.parse_args()
