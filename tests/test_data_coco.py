@@ -205,7 +205,7 @@ class TestContent:
         whole, plain = make(), make(serialize_data=False)
         assert all(whole.get_data_info(i) == plain.get_data_info(i) for i in range(3))
         part = whole.get_subset(2)
-        assert len(part) == 2 and len(part._unreadable) == 2 and len(whole._unreadable) == 3
+        assert len(part) == 2 and len(part.unreadable) == 2 and len(whole.unreadable) == 3
         again = pickle.loads(pickle.dumps(whole))
         assert again.get_data_info(1) == whole.get_data_info(1)
 

@@ -147,7 +147,7 @@ class TestLoader:
         for _ in range(2):
             seen = [s.img_id for batch in data for s in batch['data_samples']]
             assert len(seen) == 30 and all(i % 3 for i in seen)
-        assert int(data.dataset._unreadable.sum()) == 10
+        assert int(data.dataset.unreadable.sum()) == 10
 
     def test_too_many_end_the_run_by_name(self, broken):
         more = dict(metainfo=dict(classes=('x',)), max_unreadable=4)

@@ -128,8 +128,8 @@ def test_error_of_a_worker_process_is_one_line(workers: int, tmp_path: Path) -> 
 def test_unreadable_images_are_reported(tmp_path: Path) -> None:
     runner = build_runner(toy_config(tmp_path))
     dataset = ToyDataset()
-    dataset._unreadable = torch.zeros(12, dtype=torch.uint8)
-    dataset._unreadable[3] = 1
+    dataset.unreadable = torch.zeros(12, dtype=torch.uint8)
+    dataset.unreadable[3] = 1
     assert unreadable_images(dataset) == ['image3.jpg']
     runner.train_loop.dataloader.dataset.dataset = dataset
     runner.train()

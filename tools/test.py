@@ -8,6 +8,7 @@ import os
 from mmengine.config import DictAction
 
 from mmdet_r2.apis.test import METRICS, test
+from mmdet_r2.engine import shut_down
 from mmdet_r2.errors import ConfigError, run_cli
 
 
@@ -79,23 +80,26 @@ def main() -> None:
     args = parse_args()
     if args.tta:
         raise ConfigError('--tta: test-time augmentation is not available yet; test without it.')
-    test(
-        args.config,
-        args.checkpoint,
-        metrics=args.eval,
-        classwise=args.classwise,
-        out=args.out,
-        format_only=args.format_only,
-        outfile_prefix=args.outfile_prefix,
-        show=args.show,
-        show_dir=args.show_dir,
-        score_thr=args.score_thr,
-        wait_time=args.wait_time,
-        work_dir=args.work_dir,
-        launcher=args.launcher,
-        prepare=not args.no_prepare,
-        overrides=args.cfg_options,
-    )
+    try:
+        test(
+            args.config,
+            args.checkpoint,
+            metrics=args.eval,
+            classwise=args.classwise,
+            out=args.out,
+            format_only=args.format_only,
+            outfile_prefix=args.outfile_prefix,
+            show=args.show,
+            show_dir=args.show_dir,
+            score_thr=args.score_thr,
+            wait_time=args.wait_time,
+            work_dir=args.work_dir,
+            launcher=args.launcher,
+            prepare=not args.no_prepare,
+            overrides=args.cfg_options,
+        )
+    finally:
+        shut_down()
 
 
 if __name__ == '__main__':

@@ -382,21 +382,21 @@ class CocoDataset(BaseDataset):
     def _reset_unreadable(self) -> None:
         # One byte per image, in memory that all worker processes share: an image is tried, reported
         # and counted once, whichever worker meets it.
-        self._unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+        self.unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
     def prepare_data(self, idx: int) -> dict | None:
         """The image after the pipeline; None for an unreadable one in training."""
         if self.test_mode:
             _no_threads_in_workers()
             return super().prepare_data(idx)
-        if self._unreadable[idx]:
+        if self.unreadable[idx]:
             return None
         try:
             _no_threads_in_workers()
             return super().prepare_data(idx)
         except UnreadableImageError as error:
-            self._unreadable[idx] = 1
-            count, limit = int(self._unreadable.sum()), self._unreadable_limit()
+            self.unreadable[idx] = 1
+            count, limit = int(self.unreadable.sum()), self._unreadable_limit()
             if count > limit:
                 raise DataError(
                     f'{error}; {count} of {len(self)} images of {self.ann_file} are unreadable so '

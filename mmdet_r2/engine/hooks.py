@@ -210,7 +210,7 @@ def unreadable_images(dataset: Any) -> list[str]:
     workers; wrappers are looked through."""
     if hasattr(dataset, 'datasets'):
         return [file for part in dataset.datasets for file in unreadable_images(part)]
-    marks = getattr(dataset, '_unreadable', None)
+    marks = getattr(dataset, 'unreadable', None)
     if marks is None:
         return unreadable_images(dataset.dataset) if hasattr(dataset, 'dataset') else []
     indices = marks.nonzero().flatten().tolist()
