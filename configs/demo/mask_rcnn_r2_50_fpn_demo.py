@@ -8,7 +8,7 @@ _base_ = ['../_base_/models/mask_rcnn_r50_fpn.py', '../_base_/default_runtime.py
 
 size = 128
 channels = 128
-classes = ('circle', 'triangle', 'square', 'star', 'ring', 'cross')
+classes = ('circle', 'triangle', 'square', 'ring', 'cross')
 data_root = 'data/demo/'
 max_iters = 1300
 # Without a pretrained start, normalisation in the pyramid and the heads as well is what lets so few
@@ -68,7 +68,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='Resize', scale=(size, size), keep_ratio=True),
-    dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
+    dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [

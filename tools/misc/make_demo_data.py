@@ -19,7 +19,7 @@ def main() -> None:
         '--size', type=int, nargs='+', default=[128], help='side, or width and height'
     )
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--max-objects', type=int, default=5, help='objects per image at most')
+    parser.add_argument('--max-objects', type=int, default=8, help='objects per image at most')
     parser.add_argument('--empty', type=float, default=0.03, help='share of images without objects')
     parser.add_argument('--crowd', type=float, default=0.05, help='share of images with a crowd')
     args = parser.parse_args()
