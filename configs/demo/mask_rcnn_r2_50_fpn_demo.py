@@ -10,7 +10,7 @@ size = 128
 channels = 128
 classes = ('circle', 'triangle', 'square', 'ring', 'cross')
 data_root = 'data/demo/'
-max_iters = 1300
+max_iters = 750
 # Without a pretrained start, normalisation in the pyramid and the heads as well is what lets so few
 # steps suffice (https://arxiv.org/abs/1811.08883).
 norm = dict(type='BN', requires_grad=True)
@@ -47,6 +47,8 @@ model = dict(
             fc_out_channels=512,
             num_classes=len(classes),
             norm_cfg=norm,
+            # boxes are learnt long before the classes are
+            loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=2.0),
         ),
         mask_roi_extractor=dict(out_channels=channels, finest_scale=24),
         mask_head=dict(
@@ -82,7 +84,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=8,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
@@ -126,14 +128,14 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=8e-4, weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=10.0),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, eta_min=6e-6),
 ]
-auto_scale_lr = dict(enable=False, base_batch_size=4)
+auto_scale_lr = dict(enable=False, base_batch_size=8)
 
 env_cfg = dict(channels_last=True)
 default_hooks = dict(
