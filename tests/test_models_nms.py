@@ -55,3 +55,15 @@ def test_missing_operators_name_the_command_that_builds_them(monkeypatch):
             ops.backend()
     finally:
         ops.backend.cache_clear()
+
+
+def test_operators_compiled_without_cuda_do_not_serve_a_gpu(monkeypatch):
+    class Extension:
+        get_compiling_cuda_version = staticmethod(lambda: 'not available')
+
+    monkeypatch.setattr(ops.importlib, 'import_module', lambda name: Extension)
+    ops.backend.cache_clear()
+    try:
+        assert (ops.backend('cpu'), ops.backend('cuda')) == ('mmcv', 'torchvision')
+    finally:
+        ops.backend.cache_clear()

@@ -7,6 +7,7 @@ importing works and the first use says which command repairs it.
 
 import functools
 import importlib
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -24,23 +25,30 @@ _FIX = (
 
 
 @functools.cache
-def backend() -> str:
-    """Which library provides the operators: 'mmcv' or 'torchvision'.
+def backend(device: str = 'cpu') -> str:
+    """Which library provides the operators on ``device`` ('cpu', 'cuda'): 'mmcv' or 'torchvision'.
 
     Raises:
-        RuntimeError: neither has them; the message names the command that builds them and the first
-            failure.
+        RuntimeError: neither has them; the message names the command that builds them and why each
+            is not usable.
     """
     reasons = []
     for name, probe in (('mmcv', 'mmcv._ext'), ('torchvision', 'torchvision.ops')):
         try:
-            importlib.import_module(probe)
-            return name
-        except (
-            Exception
-        ) as error:  # a broken binary raises OSError, RuntimeError, ...: all mean "not usable"
+            module = importlib.import_module(probe)
+        except Exception as error:  # a broken binary raises OSError, RuntimeError, ...
             reasons.append(f'{probe}: {error}')
+            continue
+        if name == 'mmcv' and device == 'cuda' and not _has_cuda(module):
+            reasons.append(f'{probe}: built without CUDA')
+            continue
+        return name
     raise RuntimeError(f'{_FIX} ({"; ".join(reasons)}).')
+
+
+def _has_cuda(extension: ModuleType) -> bool:
+    """Whether mmcv's extension was compiled with CUDA."""
+    return 'not' not in extension.get_compiling_cuda_version()
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
@@ -54,7 +62,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
     """
     if boxes.shape[0] == 0:
         return boxes.new_zeros(0, dtype=torch.long)
-    if backend() == 'mmcv':
+    if backend(boxes.device.type) == 'mmcv':
         from mmcv.ops import nms as mmcv_nms
 
         return mmcv_nms(boxes.float(), scores.float(), float(iou_threshold), offset)[1]
@@ -141,7 +149,7 @@ def roi_align(
     rois = rois.to(feature)
     if feature.device.type == 'cpu':
         pooled = roi_align_cpu(feature, rois, output_size, spatial_scale, sampling_ratio, aligned)
-    elif backend() == 'mmcv':
+    elif backend(feature.device.type) == 'mmcv':
         from mmcv.ops import roi_align as mmcv_roi_align
 
         # mmcv reads the memory as NCHW whatever its layout

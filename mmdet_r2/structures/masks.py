@@ -437,7 +437,7 @@ def _align(bitmaps: Tensor, rois: Tensor, size: Shape) -> Tensor:
     """(n, H, W) uint8, (r, 5) -> (r, h, w) float32 of 0 and 1."""
     if len(rois) == 0:
         return rois.new_zeros((0, *size))
-    if ops.backend() == 'mmcv':
+    if ops.backend(rois.device.type) == 'mmcv':
         # The compiled kernel on the CPU too: for one channel it is faster than our matrix product,
         # and an average of exactly one half, common where boxes meet masks, is decided by rounding.
         from mmcv.ops import roi_align

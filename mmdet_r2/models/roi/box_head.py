@@ -160,7 +160,7 @@ class ConvFCBBoxHead(BaseModule):
         for conv in convs:
             x = conv(x)
         for fc in fcs:
-            x = F.relu(fc(self._flat(x)))
+            x = F.relu(fc(self._flat(x)), inplace=True)
         return x
 
     def _flat(self, x: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ class FCNMaskHead(BaseModule):
         if self.upsample is not None:
             x = self.upsample(x)
             if self.relu_after_upsample:
-                x = F.relu(x)
+                x = F.relu(x, inplace=True)
         return self.conv_logits(x)
 
     def loss(self, logits: Tensor, targets: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -92,7 +92,7 @@ class RPNHead(BaseModule):
         """L x (B, C, H, W) -> objectness logits L x (B, a, H, W) and deltas L x (B, a*4, H, W), a
         anchors per cell.
         """
-        hidden = [F.relu(self.rpn_conv(feat)) for feat in feats]
+        hidden = [F.relu(self.rpn_conv(feat), inplace=True) for feat in feats]
         return [self.rpn_cls(h) for h in hidden], [self.rpn_reg(h) for h in hidden]
 
     def loss_and_propose(
