@@ -1,5 +1,7 @@
 """One image's ground truth and predictions."""
 
+from typing import Any
+
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 
@@ -9,13 +11,13 @@ def _field(name: str, kind: type, doc: str) -> property:
     """
     private = '_' + name
 
-    def get(self):
+    def get(self: BaseDataElement) -> Any:
         return getattr(self, private)
 
-    def put(self, value):
+    def put(self: BaseDataElement, value: Any) -> None:
         self.set_field(value, private, dtype=kind)
 
-    def remove(self):
+    def remove(self: BaseDataElement) -> None:
         delattr(self, private)
 
     return property(get, put, remove, doc)
