@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 .PHONY: help install install-tests demo demo-data test slow parity check lint format types clean
 
 help:
-	@echo 'make demo     install, generate data, train, evaluate, draw (about 12 minutes on 2 cores)'
+	@echo 'make demo     install, generate data, train, evaluate, draw (9 minutes on 2 cores)'
 	@echo 'make test     install and run the tests'
 	@echo 'make install  only install, into $(VENV)   [TORCH=torch==X.Y.Z  VENV=dir]'
 	@echo 'make check    what CI checks besides the tests: lint, format, types, spelling'
