@@ -426,9 +426,9 @@ try:
     metric.evaluate(1)
 except ValueError as error:
     print(f'rank {get_rank()} saw: {error}')
-# as every tool does last: a process that ends inside the group may abort
 torch.distributed.barrier()
-torch.distributed.destroy_process_group()
+from mmdet_r2.engine import shut_down
+shut_down()
 """
 
 

@@ -3,7 +3,9 @@ from its config."""
 
 import functools
 import itertools
+import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -553,12 +555,20 @@ def _errors_of_workers() -> Iterator[None]:
 
 
 def shut_down() -> None:
-    """Leave the process group, if there is one: a process that ends inside it may crash doing so.
+    """Leave the process group, if there is one, as the last thing a tool does, in its ``finally``.
 
-    Every tool calls it last, whether the run went well or not.
+    After a run on CPUs that went well the process ends here: gloo's threads can outlive the group,
+    and the interpreter's own tear-down then aborts although everything is written.
     """
-    if is_distributed():
-        torch.distributed.destroy_process_group()
+    if not is_distributed():
+        return
+    on_cpu = torch.distributed.get_backend() == 'gloo'
+    torch.distributed.destroy_process_group()
+    if on_cpu and sys.exc_info()[0] is None:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _from_first_rank(find: Any, *args: Any) -> str | None:
