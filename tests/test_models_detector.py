@@ -247,6 +247,13 @@ def test_an_rpn_alone_gives_proposals():
     assert boxes.shape[1] == 4 and boxes[:, 2].max() <= found.ori_shape[1]
 
 
+def test_an_rpn_with_classes_is_refused_rather_than_overruled():
+    config = _config()
+    config['rpn_head']['num_classes'] = 80
+    with pytest.raises(ValueError, match=r'rpn_head\.num_classes is 80'):
+        _build(config)
+
+
 def test_fast_rcnn_reads_its_proposals_from_the_data():
     config = _config(mask=False)
     config.update(type='FastRCNN', rpn_head=None)

@@ -58,7 +58,7 @@ class TwoStageDetector(BaseModel):
         self.rpn_head = self.roi_head = None
         if rpn_head is not None:
             configs = dict(train_cfg=train_cfg.get('rpn'), test_cfg=test_cfg.get('rpn'))
-            self.rpn_head = MODELS.build({**rpn_head, 'num_classes': 1, **configs})
+            self.rpn_head = MODELS.build({**rpn_head, **configs})
         if roi_head is not None:
             configs = dict(train_cfg=train_cfg.get('rcnn'), test_cfg=test_cfg.get('rcnn'))
             self.roi_head = MODELS.build({**roi_head, **configs})
