@@ -150,25 +150,18 @@ class Runner(_Runner):
                 model.data_preprocessor.channels_last = True
         if not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
-        if torch.cuda.is_available():
-            options = dict(model_wrapper_cfg or {})
-            options.setdefault('type', 'MMDistributedDataParallel')
-            options.setdefault('broadcast_buffers', False)
-            options.setdefault(
-                'find_unused_parameters', self.cfg.get('find_unused_parameters', False)
-            )
-            options.setdefault('gradient_as_bucket_view', True)
-            return super().wrap_model(options, model)
-        if any('SyncB' in type(module).__name__ for module in model.modules()):
-            self.logger.warning(
-                'SyncBN does not run on CPUs: batch norm statistics are those of each process '
-                'alone.'
-            )
-            model = revert_sync_batchnorm(model)
         options = dict(model_wrapper_cfg or {})
         options.setdefault('type', 'MMDistributedDataParallel')
         options.setdefault('broadcast_buffers', False)
         options.setdefault('find_unused_parameters', self.cfg.get('find_unused_parameters', False))
+        if torch.cuda.is_available():
+            options.setdefault('gradient_as_bucket_view', True)
+            return super().wrap_model(options, model)
+        if any('SyncB' in type(module).__name__ for module in model.modules()):
+            self.logger.warning(
+                'SyncBN does not run on CPUs: its statistics are those of each process alone.'
+            )
+            model = revert_sync_batchnorm(model)
         return MODEL_WRAPPERS.build(options, default_args={'module': model})
 
     def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:

@@ -88,7 +88,9 @@ class CIoULoss(_BoxLoss):
         super().__init__(eps, reduction, loss_weight)
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
-        overlap_iou, _ = _iou_plus_eps(pred, target, self.eps)
+        # eps is added to the union here, not its lower bound, as in CIoU's published code
+        iou, union = paired_iou(pred, target, 1e-12)
+        iou = iou * union / (union + self.eps)
         hull = enclosing_box(pred, target)
         diagonal = (hull[:, 2:] - hull[:, :2]).pow(2).sum(-1) + self.eps
         centre_shift = (target[:, :2] + target[:, 2:] - pred[:, :2] - pred[:, 2:]).pow(2).sum(
@@ -101,17 +103,9 @@ class CIoULoss(_BoxLoss):
         )
         ratio = (4 / math.pi**2) * angle.pow(2)
         with torch.no_grad():
-            alpha = (overlap_iou > 0.5).float() * ratio / (1 - overlap_iou + ratio)
-        ciou = overlap_iou - (centre_shift / diagonal + alpha * ratio)
+            alpha = (iou > 0.5).float() * ratio / (1 - iou + ratio)
+        ciou = iou - (centre_shift / diagonal + alpha * ratio)
         return 1 - ciou.clamp(min=-1.0, max=1.0)
-
-
-def _iou_plus_eps(pred: Tensor, target: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """IoU with ``eps`` added to the union (as CIoU's published code does), and that union."""
-    _, union = paired_iou(pred, target, 0.0)
-    wh = torch.minimum(pred[:, 2:], target[:, 2:]) - torch.maximum(pred[:, :2], target[:, :2])
-    union = union + eps
-    return wh.clamp(min=0).prod(-1) / union, union
 
 
 @MODELS.register_module()
