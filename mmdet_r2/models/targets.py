@@ -14,7 +14,8 @@ class Targets:
     ``boxes`` B x (G, 4) float32 xyxy in pixels of the network input, ``labels`` B x (G,) int64,
     ``ignored`` B x (I, 4), ``masks`` B x BitmapMasks/PolygonMasks or None without mask annotations,
     ``img_shapes`` and ``pad_shapes`` B x (height, width): the image without padding, and padded to
-    the size divisor.
+    the size divisor; ``semantic`` B x (H, W) labels of the padded images or None without stuff
+    maps; ``names`` of the images, for messages.
     """
 
     boxes: list[Tensor]
@@ -23,12 +24,15 @@ class Targets:
     masks: list | None
     img_shapes: list[tuple[int, int]]
     pad_shapes: list[tuple[int, int]]
+    semantic: list[Tensor] | None
+    names: list[str]
 
     @classmethod
     def from_samples(cls, samples: list[DetDataSample]) -> 'Targets':
         """Collect what ``PackDetInputs`` and the preprocessor stored."""
         boxes = [s.gt_instances.bboxes for s in samples]
         has_masks = all('masks' in s.gt_instances for s in samples)
+        has_maps = all('gt_sem_seg' in s for s in samples)
         return cls(
             boxes=boxes,
             labels=[s.gt_instances.labels for s in samples],
@@ -39,6 +43,8 @@ class Targets:
             masks=[s.gt_instances.masks for s in samples] if has_masks else None,
             img_shapes=img_shapes(samples),
             pad_shapes=[tuple(s.metainfo.get('pad_shape', s.img_shape)[:2]) for s in samples],
+            semantic=[s.gt_sem_seg.sem_seg[0] for s in samples] if has_maps else None,
+            names=[str(s.metainfo.get('img_path', f'image {i}')) for i, s in enumerate(samples)],
         )
 
 

@@ -93,12 +93,13 @@ def predictions(config: str) -> dict[str, np.ndarray]:
             arrays[f'proposals/{index}/boxes'] = numpy(boxes)
             arrays[f'proposals/{index}/scores'] = numpy(score)
         rois = torch.from_numpy(cases.rois())
-        stage = model.roi_head.stages[0]
-        output = stage.box_forward(features, rois)
+        head = model.roi_head
+        context = head.context(features)
+        output = head.box_forward(head.stages[0], features, context, rois)
         arrays['box/logits'] = numpy(output.logits)
         arrays['box/deltas'] = numpy(output.deltas)
         if model.with_mask:
-            arrays['mask/logits'] = numpy(stage.mask_forward(features, rois))
+            arrays['mask/logits'] = numpy(head.mask_forward(features, context, rois, None)[0])
         found = model.predict(data['inputs'], copy.deepcopy(samples), rescale=True)
         for index, sample in enumerate(found):
             arrays[f'final/{index}/boxes'] = numpy(sample.pred_instances.bboxes)

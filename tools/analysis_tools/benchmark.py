@@ -385,12 +385,14 @@ def _calibrate(model: Any, args: argparse.Namespace) -> None:
             model.rpn_head.rpn_reg.weight.mul_(0.2 / deltas[0].std())
         shapes = [tuple(args.size)]
         proposals = model.rpn_head.predict(feats, shapes).boxes if model.rpn_head else []
+        context = model.roi_head.context(feats) if model.roi_head is not None else None
         for head in model.modules():
             if not isinstance(getattr(head, 'fc_cls', None), nn.Linear) or not proposals:
                 continue
             for stage in model.roi_head.stages:
                 if stage.box_head is head:
-                    logits = stage.box_forward(feats, boxes_to_rois(proposals)).logits
+                    rois = boxes_to_rois(proposals)
+                    logits = model.roi_head.box_forward(stage, feats, context, rois).logits
                     # one class in a few RoIs stands out, as it does after training
                     head.fc_cls.weight.mul_(2 / logits.std(0).mean())
     for norm in norms:

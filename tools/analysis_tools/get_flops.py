@@ -54,12 +54,14 @@ def _roi_head(model, feats, shape, counted) -> float:
     boxes = torch.tensor([[0.0, 0.0, shape[1] / 4, shape[0] / 4]])
     proposals = boxes.expand(selector.max_per_img if selector is not None else 1000, 4)
     rois = torch.cat([proposals.new_zeros(len(proposals), 1), proposals], 1)
-    total = 0.0
-    for stage in model.roi_head.stages:
-        total += counted(stage.box_forward, feats, rois)[1]
-        if stage.mask_head is not None:
-            most = max(model.roi_head.selector.max_per_img, 0)
-            total += counted(stage.mask_forward, feats, rois[:most])[1]
+    head = model.roi_head
+    context, total = counted(head.context, feats)
+    for stage in head.stages:
+        total += counted(head.box_forward, stage, feats, context, rois)[1]
+    if head.with_mask:
+        most = rois[: max(head.selector.max_per_img, 0)]
+        labels = torch.zeros(len(most), dtype=torch.long)
+        total += counted(head.mask_forward, feats, context, most, labels)[1]
     return total
 
 

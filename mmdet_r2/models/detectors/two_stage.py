@@ -9,7 +9,8 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmdet_r2.models.postprocess import rescale_boxes
+from mmdet_r2.models.postprocess import Detections, rescale_boxes
+from mmdet_r2.models.roi import RoIHead
 from mmdet_r2.models.rpn import Proposals, ProposalSelector
 from mmdet_r2.models.targets import Targets, img_shapes
 from mmdet_r2.registry import MODELS
@@ -122,10 +123,7 @@ class TwoStageDetector(BaseModel):
     ) -> list[DetDataSample]:
         """The data samples with ``pred_instances``, in original-image pixels with ``rescale``."""
         feats = self.extract_feat(inputs)
-        if self.rpn_head is not None:
-            proposals = self.rpn_head.predict(feats, img_shapes(data_samples))
-        else:
-            proposals = _given_proposals(data_samples)
+        proposals = self._proposals(feats, data_samples)
         if self.roi_head is not None:
             found = self.roi_head.predict(feats, proposals.boxes, data_samples, rescale)
             results = [d.to_instances() for d in found]
@@ -139,15 +137,44 @@ class TwoStageDetector(BaseModel):
             sample.pred_instances = result
         return data_samples
 
+    @torch.no_grad()
+    def detect(
+        self, inputs: Tensor, data_samples: list[DetDataSample], rescale: bool = True
+    ) -> list[Detections]:
+        """Boxes, scores and labels as :meth:`predict` finds them, without running a mask branch."""
+        feats = self.extract_feat(inputs)
+        proposals = self._proposals(feats, data_samples)
+        return self._roi_head().detect(feats, proposals.boxes, data_samples, rescale)
+
+    @torch.no_grad()
+    def segment(self, inputs: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
+        """Mask probabilities B x (N, M, M) of given boxes.
+
+        Args:
+            inputs: (B, 3, H, W) as in :meth:`forward`.
+            boxes: B x (N, 4) xyxy in network-input pixels.
+            labels: B x (N,) int64.
+        """
+        return self._roi_head().segment(self.extract_feat(inputs), boxes, labels)
+
+    def _roi_head(self) -> RoIHead:
+        if self.roi_head is None:
+            raise ValueError('the model is an RPN alone: it has no RoI head to detect with')
+        return self.roi_head
+
+    def _proposals(self, feats: tuple[Tensor, ...], samples: list[DetDataSample]) -> Proposals:
+        """The RPN's, or those that came with the data."""
+        if self.rpn_head is None:
+            return _given_proposals(samples)
+        return self.rpn_head.predict(feats, img_shapes(samples))
+
     def _raw(self, inputs: Tensor, data_samples: list[DetDataSample] | None) -> tuple:
         """Proposals, and the RoI head's outputs on them without selection."""
         feats = self.extract_feat(inputs)
+        shapes = (
+            img_shapes(data_samples) if data_samples else [tuple(inputs.shape[-2:])] * len(inputs)
+        )
         if self.rpn_head is not None:
-            shapes = (
-                img_shapes(data_samples)
-                if data_samples
-                else [tuple(inputs.shape[-2:])] * len(inputs)
-            )
             boxes = self.rpn_head.predict(feats, shapes).boxes
         elif data_samples:
             boxes = _given_proposals(data_samples).boxes
@@ -155,7 +182,7 @@ class TwoStageDetector(BaseModel):
             raise ValueError(
                 "mode='tensor' of a detector without RPN needs data samples with proposals"
             )
-        return (boxes,) if self.roi_head is None else (boxes, *self.roi_head(feats, boxes))
+        return (boxes,) if self.roi_head is None else (boxes, *self.roi_head(feats, boxes, shapes))
 
 
 def _given_proposals(samples: list[DetDataSample]) -> Proposals:

@@ -1,15 +1,24 @@
 """RoI heads: pool, classify, refine, segment."""
 
 from .box_head import ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
+from .cascade import CascadeRoIHead
 from .extractor import SingleRoIExtractor
-from .mask_head import FCNMaskHead
+from .head import RoIHead
+from .htc import HybridTaskCascadeRoIHead
+from .mask_head import FCNMaskHead, HTCMaskHead
+from .semantic import FusedSemanticHead
 from .stage import Picked, Stage
 from .standard import StandardRoIHead
 
 __all__ = [
+    'CascadeRoIHead',
     'ConvFCBBoxHead',
     'FCNMaskHead',
+    'FusedSemanticHead',
+    'HTCMaskHead',
+    'HybridTaskCascadeRoIHead',
     'Picked',
+    'RoIHead',
     'Shared2FCBBoxHead',
     'Shared4Conv1FCBBoxHead',
     'SingleRoIExtractor',

@@ -1,9 +1,11 @@
-"""One stage of a RoI head: sample, pool, classify, refine, segment. Standard heads have one,
-cascades several.
+"""One stage of a RoI head: who belongs to which object, what the stage is trained for, where it
+moves the boxes. Standard heads have one, cascades several.
 
-Shape legend: R sampled RoIs of the batch, P positives among them, G objects of an image, K classes.
+Shape legend: B images, R sampled RoIs of the batch, P positives among them, G objects of an image,
+K classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +16,8 @@ from mmdet_r2.models.roi.box_head import BoxOutput, ConvFCBBoxHead
 from mmdet_r2.models.roi.extractor import SingleRoIExtractor
 from mmdet_r2.models.roi.mask_head import FCNMaskHead
 from mmdet_r2.models.targets import Targets
-from mmdet_r2.structures.boxes import boxes_to_rois
+from mmdet_r2.registry import TASK_UTILS
+from mmdet_r2.structures.boxes import box_limits, boxes_to_rois
 from mmdet_r2.structures.masks import mask_targets
 
 
@@ -25,7 +28,7 @@ class Picked:
     ``rois`` (R, 5); ``labels`` (R,) int64, K for background; ``is_gt`` (R,) bool: the RoI is an
     object's own box, put among the candidates; ``pos`` (P,) int64 rows of the positives;
     ``gt_boxes`` (P, 4) their objects; ``gt_index`` B x (p,) int64 index of the positives' objects
-    within their image.
+    within their image; ``counts``: RoIs of each image.
     """
 
     rois: Tensor
@@ -34,6 +37,7 @@ class Picked:
     pos: Tensor
     gt_boxes: Tensor
     gt_index: list[Tensor]
+    counts: list[int]
 
 
 @dataclass
@@ -52,12 +56,23 @@ class Stage:
     loss_weight: float = 1.0
     loss_prefix: str = ''
 
-    def sample(self, boxes: list[Tensor], targets: Targets, feats: tuple[Tensor, ...]) -> Picked:
+    def set_train_cfg(self, train_cfg: dict) -> None:
+        """Take ``assigner``, ``sampler`` and ``mask_size`` from a ``train_cfg.rcnn``."""
+        self.assigner = TASK_UTILS.build(train_cfg['assigner'])
+        self.sampler = TASK_UTILS.build(train_cfg['sampler'])
+        size = train_cfg.get('mask_size', self.mask_size)
+        self.mask_size = (size, size) if isinstance(size, int) else tuple(size)
+
+    @torch.no_grad()
+    def sample(
+        self, boxes: list[Tensor], targets: Targets, box_forward: Callable[[Tensor], BoxOutput]
+    ) -> Picked:
         """Assign candidates to objects and choose the RoIs to train on.
 
         Args:
             boxes: B x (p, 4) proposals, xyxy in network-input pixels.
-            feats: pyramid, for samplers that rank candidates by their loss.
+            box_forward: this stage's output on RoIs (R, 5), for samplers that rank candidates by
+                their loss.
         """
         if self.assigner is None or self.sampler is None:
             raise ValueError('train_cfg.rcnn is not set: it says how to assign and sample RoIs')
@@ -77,7 +92,7 @@ class Stage:
                 _labels(m.gt_index, t, background)
                 for m, t in zip(matches, targets.labels, strict=True)
             ]
-            losses = self._candidate_losses(feats, candidates, labels)
+            losses = _candidate_losses(box_forward, candidates, labels)
         picked, labels, is_gt, pos, pos_gt_boxes, gt_index = [], [], [], [], [], []
         start = 0
         for i, (match, proposals) in enumerate(zip(matches, candidates, strict=True)):
@@ -98,34 +113,17 @@ class Stage:
             torch.cat(pos),
             torch.cat(pos_gt_boxes),
             gt_index,
+            [len(p) for p in picked],
         )
-
-    @torch.no_grad()
-    def _candidate_losses(
-        self, feats: tuple[Tensor, ...], candidates: list[Tensor], labels: list[Tensor]
-    ) -> list[Tensor]:
-        """Classification loss of every candidate, B x (p,)."""
-        logits = self.box_forward(feats, boxes_to_rois(candidates)).logits
-        loss = torch.nn.functional.cross_entropy(
-            logits.float(), torch.cat(labels), reduction='none'
-        )
-        return list(loss.split([len(c) for c in candidates]))
-
-    def box_forward(self, feats: tuple[Tensor, ...], rois: Tensor) -> BoxOutput:
-        """Pool and classify: rois (R, 5) -> logits and deltas."""
-        return self.box_head(self.box_extractor(feats[: self.box_extractor.num_inputs], rois))
 
     def box_loss(self, output: BoxOutput, picked: Picked) -> dict[str, Tensor]:
-        """Classification and regression losses."""
-        return self.box_head.loss(output, picked.rois, picked.labels, picked.pos, picked.gt_boxes)
-
-    def mask_forward(self, feats: tuple[Tensor, ...], rois: Tensor) -> Tensor:
-        """Pool and segment: rois (P, 5) -> mask logits (P, K or 1, M, M)."""
-        assert self.mask_extractor is not None and self.mask_head is not None
-        return self.mask_head(self.mask_extractor(feats[: self.mask_extractor.num_inputs], rois))
+        """Classification and regression losses under the stage's prefix and weight."""
+        losses = self.box_head.loss(output, picked.rois, picked.labels, picked.pos, picked.gt_boxes)
+        return self._scaled(losses)
 
     def mask_loss(self, logits: Tensor, picked: Picked, targets: Targets) -> dict[str, Tensor]:
-        """Loss of the positives' masks."""
+        """Loss of the positives' masks: logits (P, h, w) of each one's own class."""
+        assert self.mask_head is not None
         if targets.masks is None:
             raise ValueError(
                 'the model has a mask head but the samples have no masks: set with_mask=True in '
@@ -134,7 +132,58 @@ class Stage:
         rois = picked.rois[picked.pos]
         boxes = list(rois[:, 1:].split([len(g) for g in picked.gt_index]))
         goal = mask_targets(targets.masks, boxes, picked.gt_index, self.mask_size)
-        return self.mask_head.loss(logits, goal, picked.labels[picked.pos])
+        return self._scaled(self.mask_head.loss(logits, goal))
+
+    def _scaled(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``acc`` is a measurement and keeps its value."""
+        return {
+            self.loss_prefix + name: value if name == 'acc' else value * self.loss_weight
+            for name, value in losses.items()
+        }
+
+    @torch.no_grad()
+    def refine(
+        self,
+        output: BoxOutput,
+        rois: Tensor,
+        shapes: list[tuple[int, int]],
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """RoIs (R, 5) moved by this stage's deltas and cut to their images, for the next stage.
+
+        A class-specific head moves each to the box of its label (R,), and of its most likely class
+        where that is the background, or without ``labels``.
+        """
+        if output.deltas is None:
+            return rois
+        head, deltas = self.box_head, output.deltas
+        if not head.reg_class_agnostic:
+            best = output.logits[:, :-1].argmax(1)
+            if labels is not None:
+                best = torch.where(labels == head.num_classes, best, labels)
+            deltas = head.deltas_of(deltas, best)
+        limits = box_limits(shapes, rois)[rois[:, 0].long()]
+        return torch.cat([rois[:, :1], head.bbox_coder.decode(rois[:, 1:], deltas, limits)], dim=1)
+
+    @torch.no_grad()
+    def refine_picked(
+        self, output: BoxOutput, picked: Picked, shapes: list[tuple[int, int]]
+    ) -> list[Tensor]:
+        """Boxes B x (p, 4) to sample the next stage from: the picked RoIs, moved. The objects' own
+        boxes are left out: they would come back as perfect proposals.
+        """
+        boxes = self.refine(output, picked.rois, shapes, picked.labels)[:, 1:]
+        parts = zip(boxes.split(picked.counts), picked.is_gt.split(picked.counts), strict=True)
+        return [own[~is_gt] for own, is_gt in parts]
+
+
+def _candidate_losses(
+    box_forward: Callable[[Tensor], BoxOutput], candidates: list[Tensor], labels: list[Tensor]
+) -> list[Tensor]:
+    """Classification loss of every candidate, B x (p,)."""
+    logits = box_forward(boxes_to_rois(candidates)).logits.float()
+    loss = torch.nn.functional.cross_entropy(logits, torch.cat(labels), reduction='none')
+    return list(loss.split([len(c) for c in candidates]))
 
 
 def _labels(gt_index: Tensor, gt_labels: Tensor, background: int) -> Tensor:

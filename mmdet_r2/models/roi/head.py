@@ -1,0 +1,222 @@
+"""The one loop over stages that every RoI head runs: sample, pool, classify, refine, segment.
+
+A head is a list of stages. Faster and Mask R-CNN have one; a cascade hands each stage's refined
+boxes to the next; HTC overrides what features the stages see (:meth:`RoIHead.context_loss` to
+:meth:`RoIHead.mask_logits`), never the loop.
+
+Shape legend: B images, R RoIs of the batch, N detections of an image, K classes, M mask side.
+"""
+
+from functools import partial
+from itertools import groupby, pairwise
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmdet_r2.models.postprocess import Detections, DetectionSelector, paste, rescale_boxes
+from mmdet_r2.models.roi.box_head import BoxOutput
+from mmdet_r2.models.roi.stage import Stage
+from mmdet_r2.models.targets import Targets, img_shapes
+from mmdet_r2.structures import DetDataSample
+from mmdet_r2.structures.boxes import boxes_to_rois
+
+Feats = tuple[Tensor, ...]  # the pyramid: L x (B, C, H, W), finest first
+
+
+class RoIHead(BaseModule):
+    """Box branch and, where stages have mask heads, mask branch.
+
+    Subclasses fill ``stages`` and own the stages' networks under the names of checkpoints.
+
+    Args:
+        test_cfg: fields of :class:`~mmdet_r2.models.postprocess.DetectionSelector`, and
+            ``mask_thr_binary``.
+
+    Attributes:
+        resample_for_masks: the mask branch trains on RoIs sampled from the stage's refined boxes
+            instead of on those of the box branch.
+    """
+
+    resample_for_masks = False
+
+    def __init__(self, test_cfg: dict | None = None, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.stages: list[Stage] = []
+        self.selector: DetectionSelector | None = None
+        self.mask_threshold = 0.5
+        if test_cfg is not None:
+            options = dict(test_cfg)
+            self.mask_threshold = options.pop('mask_thr_binary', 0.5)
+            self.selector = DetectionSelector(**options)
+
+    @property
+    def with_mask(self) -> bool:
+        """Whether the head segments."""
+        return any(stage.mask_head is not None for stage in self.stages)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of object classes."""
+        return self.stages[-1].box_head.num_classes
+
+    # ------------------------------------------------------------------ what a head may override
+
+    def context_loss(self, feats: Feats, targets: Targets) -> tuple[Any, dict[str, Tensor]]:
+        """What all stages share besides the pyramid, and the losses of making it: nothing here."""
+        return None, {}
+
+    def context(self, feats: Feats) -> Any:
+        """The same for inference."""
+        return None
+
+    def box_features(self, stage: Stage, feats: Feats, context: Any, rois: Tensor) -> Tensor:
+        """What the box head of a stage sees: rois (R, 5) -> (R, C, h, w)."""
+        return stage.box_extractor(feats, rois)
+
+    def mask_features(self, stage: Stage, feats: Feats, context: Any, rois: Tensor) -> Tensor:
+        """What the mask head of a stage sees: rois (R, 5) -> (R, C, h, w)."""
+        return stage.mask_extractor(feats, rois)
+
+    def mask_logits(
+        self, stages: list[Stage], features: Tensor, labels: Tensor | None
+    ) -> list[Tensor]:
+        """What mask heads make of the same features (R, C, h, w): each (R, M, M), the mask of each
+        row's label (R,); all classes' (R, K, M, M) without labels.
+        """
+        return [stage.mask_head(features, labels) for stage in stages]
+
+    def mask_stages(self) -> list[Stage]:
+        """The stages whose mask probabilities are averaged at inference."""
+        return [stage for stage in self.stages if stage.mask_head is not None]
+
+    # ------------------------------------------------------------------------------ training
+
+    def box_forward(self, stage: Stage, feats: Feats, context: Any, rois: Tensor) -> BoxOutput:
+        """Pool and classify: rois (R, 5) -> logits and deltas of one stage."""
+        return stage.box_head(self.box_features(stage, feats, context, rois))
+
+    def loss(self, feats: Feats, proposals: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+        """Losses of the batch from proposals B x (p, 4), xyxy in network-input pixels."""
+        context, losses = self.context_loss(feats, targets)
+        boxes = proposals
+        for stage in self.stages:
+            box_forward = partial(self.box_forward, stage, feats, context)
+            picked = stage.sample(boxes, targets, box_forward)
+            output = box_forward(picked.rois)
+            losses |= stage.box_loss(output, picked)
+            if stage is not self.stages[-1] or self.resample_for_masks:
+                boxes = stage.refine_picked(output, picked, targets.img_shapes)
+            if stage.mask_head is not None:
+                if self.resample_for_masks:
+                    picked = stage.sample(boxes, targets, box_forward)
+                features = self.mask_features(stage, feats, context, picked.rois[picked.pos])
+                (logits,) = self.mask_logits([stage], features, picked.labels[picked.pos])
+                losses |= stage.mask_loss(logits, picked, targets)
+        return losses
+
+    # ----------------------------------------------------------------------------- inference
+
+    def predict(
+        self,
+        feats: Feats,
+        proposals: list[Tensor],
+        samples: list[DetDataSample],
+        rescale: bool = True,
+    ) -> list[Detections]:
+        """Detections of each image, in original-image pixels with ``rescale``, else in
+        network-input pixels.
+        """
+        context = self.context(feats)
+        # As in mmdetection, suppression sees original pixels in box-only models and network pixels
+        # before a mask branch.
+        found = self._detect(feats, context, proposals, samples, rescale and not self.with_mask)
+        if not self.with_mask:
+            return found
+        probs = self._segment(feats, context, [d.boxes for d in found], [d.labels for d in found])
+        return paste(found, probs, samples, self.mask_threshold, rescale)
+
+    def detect(
+        self,
+        feats: Feats,
+        proposals: list[Tensor],
+        samples: list[DetDataSample],
+        rescale: bool = True,
+    ) -> list[Detections]:
+        """:meth:`predict` without the mask branch: the same boxes."""
+        context = self.context(feats)
+        found = self._detect(feats, context, proposals, samples, rescale and not self.with_mask)
+        if rescale and self.with_mask:
+            boxes = rescale_boxes([d.boxes for d in found], samples)
+            found = [Detections(b, d.scores, d.labels) for b, d in zip(boxes, found, strict=True)]
+        return found
+
+    def segment(self, feats: Feats, boxes: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
+        """Mask probabilities B x (N, M, M) of given boxes B x (N, 4), xyxy in network-input pixels,
+        with labels B x (N,).
+        """
+        probs = self._segment(feats, self.context(feats), boxes, labels)
+        return list(probs.split([len(b) for b in boxes]))
+
+    def _detect(
+        self,
+        feats: Feats,
+        context: Any,
+        proposals: list[Tensor],
+        samples: list[DetDataSample],
+        rescale: bool,
+    ) -> list[Detections]:
+        if self.selector is None:
+            raise ValueError('test_cfg.rcnn is not set: it says how to select detections')
+        rois, output = self._classify(feats, context, proposals, img_shapes(samples))
+        return self.selector.select(output, rois, self.stages[-1].box_head, samples, rescale)
+
+    def _classify(
+        self,
+        feats: Feats,
+        context: Any,
+        proposals: list[Tensor],
+        shapes: list[tuple[int, int]],
+    ) -> tuple[Tensor, BoxOutput]:
+        """The last stage's RoIs (R, 5), its deltas on them, and the mean of the stages' logits
+        (https://arxiv.org/abs/1712.00726, section 4.2, over logits as mmdetection does it).
+        """
+        rois = boxes_to_rois(proposals)
+        output = self.box_forward(self.stages[0], feats, context, rois)
+        logits = [output.logits]
+        for before, stage in pairwise(self.stages):
+            rois = before.refine(output, rois, shapes)
+            output = self.box_forward(stage, feats, context, rois)
+            logits.append(output.logits)
+        return rois, BoxOutput(sum(logits) / len(logits), output.deltas)
+
+    def _segment(
+        self, feats: Feats, context: Any, boxes: list[Tensor], labels: list[Tensor]
+    ) -> Tensor:
+        """Mask probabilities (sum N, M, M), averaged over the stages that segment."""
+        logits = self.mask_forward(feats, context, boxes_to_rois(boxes), torch.cat(labels))
+        return sum(each.float().sigmoid() for each in logits) / len(logits)
+
+    def mask_forward(
+        self, feats: Feats, context: Any, rois: Tensor, labels: Tensor | None
+    ) -> list[Tensor]:
+        """:meth:`mask_logits` of :meth:`mask_stages` on the same RoIs (R, 5)."""
+        logits = []
+        for _, group in groupby(self.mask_stages(), key=lambda stage: id(stage.mask_extractor)):
+            stages = list(group)  # these see the same features: they are pooled once
+            features = self.mask_features(stages[0], feats, context, rois)
+            logits += self.mask_logits(stages, features, labels)
+        return logits
+
+    def forward(
+        self, feats: Feats, proposals: list[Tensor], shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, ...]:
+        """Raw outputs on given proposals B x (p, 4) of images of ``shapes`` (height, width): mean
+        box logits, the last stage's deltas and, with a mask branch, the mask logits of each stage
+        on the last stage's RoIs.
+        """
+        context = self.context(feats)
+        rois, output = self._classify(feats, context, proposals, shapes)
+        masks = self.mask_forward(feats, context, rois, None)
+        return (output.logits, output.deltas, *masks)
