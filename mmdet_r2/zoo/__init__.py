@@ -14,6 +14,7 @@ from .loading import (
     load_checkpoint,
 )
 from .reader import read_checkpoint
+from .upgrade import upgrade
 
 __all__ = [
     'LAYOUTS',
@@ -30,4 +31,5 @@ __all__ = [
     'load_checkpoint',
     'models',
     'read_checkpoint',
+    'upgrade',
 ]

@@ -24,8 +24,10 @@ from ..errors import CheckpointError
 CACHE_VARIABLE = 'MMDET_R2_CACHE'
 MIRROR_VARIABLE = 'MMDET_R2_ZOO'
 _CHUNK = 1 << 20
-# model_zoo names end in '-' and the first eight hex digits of the file's SHA-256
-_HASH = re.compile(r'-([0-9a-f]{8})\.(?:pth|pt|pkl|tar|safetensors)$')
+# model_zoo names end in '-' and the first eight hex digits of the file's SHA-256. A date of this
+# century is taken for what it is: one hash in 100,000 looks like one.
+_DATE = r'20\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])'
+_HASH = re.compile(rf'-(?!{_DATE}\.)([0-9a-f]{{8}})\.(?:pth|pt|pkl|tar|safetensors)$')
 
 
 class _Failed(Exception):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ _DEPTHS = {
 
 class Architecture(NamedTuple):
     """What the names say: ``backbone`` ('res2net101_v1b_26w_4s'), ``family`` ('cascade_mask_rcnn',
-    '' for a bare backbone), ``num_classes`` (None without a box head)."""
+    'one_stage', '' for a bare backbone), ``num_classes`` (None without a box head)."""
 
     backbone: str
     family: str
@@ -37,38 +37,78 @@ class Architecture(NamedTuple):
         return ', '.join(parts)
 
 
+UNKNOWN = Architecture('', '', None)
+
+
 def identify(weights: Mapping[str, Tensor]) -> Architecture:
     """The architecture of mmdetection-named weights; unknown parts are '' or None."""
     return Architecture(_backbone(weights), _family(weights), _num_classes(weights))
 
 
-def _backbone(weights: Mapping[str, Tensor]) -> str:
-    prefix = 'backbone.' if any(k.startswith('backbone.') for k in weights) else ''
+def backbone_keys(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The config keys of the backbone that can be read from its weights, with their values; {} for
+    an unknown one.
+
+    ``type`` and ``depth`` (None where no published depth fits), ``deep_stem``, ``avg_down``, and
+    ``scales`` and ``base_width`` of a Res2Net, ``groups`` and ``base_width`` of a ResNeXt.
+    """
+    weights = {key.removeprefix('backbone.'): value for key, value in weights.items()}
     blocks = [0, 0, 0, 0]
     for key in weights:
-        if found := re.match(re.escape(prefix) + r'layer([1-4])\.(\d+)\.', key):
+        if found := re.match(r'layer([1-4])\.(\d+)\.', key):
             stage, block = int(found[1]) - 1, int(found[2])
             blocks[stage] = max(blocks[stage], block + 1)
     if not any(blocks):
+        return {}
+    bottleneck = 'layer1.0.conv3.weight' in weights
+    keys: dict[str, Any] = dict(type='ResNet')
+    keys['depth'] = _DEPTHS.get((blocks[0], blocks[1], blocks[2], blocks[3], bottleneck))
+    conv2 = weights.get('layer1.0.conv2.weight')
+    if 'layer1.0.convs.0.weight' in weights:
+        splits = [k for k in weights if re.match(r'layer1\.0\.convs\.\d+\.weight$', k)]
+        width = weights['layer1.0.convs.0.weight'].shape[0]
+        keys.update(type='Res2Net', scales=1 + len(splits), base_width=width)
+    elif 'layer1.0.conv2.fc1.weight' in weights:
+        keys.update(type='ResNeSt')
+    elif bottleneck and conv2 is not None and conv2.shape[1] != conv2.shape[0]:
+        keys.update(type='ResNeXt', groups=conv2.shape[0] // conv2.shape[1])
+        keys.update(base_width=conv2.shape[1])
+    keys['deep_stem'] = any(re.match(r'(stem|conv1)\.0\.weight$', key) for key in weights)
+    # a pool takes the first place of a shortcut, where otherwise the convolution stands
+    second = weights.get('layer2.0.downsample.1.weight')
+    keys['avg_down'] = second is not None and second.dim() == 4
+    if keys['depth'] is None:
+        keys['blocks'] = blocks
+    return keys
+
+
+def _backbone(weights: Mapping[str, Tensor]) -> str:
+    keys = backbone_keys(weights)
+    if not keys:
         return ''
-    bottleneck = f'{prefix}layer1.0.conv3.weight' in weights
-    depth = _DEPTHS.get((blocks[0], blocks[1], blocks[2], blocks[3], bottleneck))
-    name = str(depth) if depth else f' with {"-".join(map(str, blocks))} blocks'
-    first = f'{prefix}layer1.0.'
-    if f'{first}convs.0.weight' in weights:
-        width = weights[f'{first}convs.0.weight'].shape[0]
-        scale = 1 + sum(
-            bool(re.match(re.escape(first) + r'convs\.\d+\.weight$', k)) for k in weights
-        )
-        deep = f'{prefix}stem.0.weight' in weights or f'{prefix}conv1.0.weight' in weights
-        return f'res2net{name}{"_v1b" if deep else ""}_{width}w_{scale}s'
-    if f'{first}conv2.fc1.weight' in weights:
-        return f'resnest{name}'
-    conv2 = weights.get(f'{first}conv2.weight')
-    if bottleneck and conv2 is not None and conv2.shape[1] != conv2.shape[0]:
-        groups = conv2.shape[0] // conv2.shape[1]
-        return f'resnext{name}_{groups}x{conv2.shape[1]}d'
-    return f'resnet{name}{"d" if f"{prefix}stem.0.weight" in weights else ""}'
+    name = str(keys['depth'] or f' with {"-".join(map(str, keys["blocks"]))} blocks')
+    deep, kind = keys['deep_stem'], keys['type']
+    if kind == 'Res2Net':
+        version = '_v1b' if deep else ''
+        return f'res2net{name}{version}_{keys["base_width"]}w_{keys["scales"]}s'
+    if kind == 'ResNeXt':
+        return f'resnext{name}_{keys["groups"]}x{keys["base_width"]}d'
+    return f'{kind.lower()}{name}{"d" if deep and kind == "ResNet" else ""}'
+
+
+def backbone_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Which config keys make the model's backbone the file's: 'backbone.depth=50,
+    backbone.deep_stem=False'; '' where none of the known ones does."""
+    there, here = backbone_keys(found), backbone_keys(expected)
+    changes = [
+        f'backbone.{key}={value!r}'
+        for key, value in there.items()
+        if key != 'blocks' and value is not None and here and here.get(key) != value
+    ]
+    if 'backbone.deep_stem=False' in changes and there['type'] == 'Res2Net':
+        # not to be read from weights, but this is how they were trained
+        changes += ["backbone.style='pytorch'", "backbone.first_block_pool='always'"]
+    return ', '.join(changes)
 
 
 def _family(weights: Mapping[str, Tensor]) -> str:
@@ -77,6 +117,8 @@ def _family(weights: Mapping[str, Tensor]) -> str:
 
     if has(r'roi_head\.semantic_head\.'):
         return 'htc'
+    if has(r'roi_head\.mask_head\.\d+\.conv_res\.'):
+        return 'htc_without_semantic'
     if has(r'semantic_head\.'):
         return 'panoptic_fpn'
     masks = 'mask_rcnn' if has(r'roi_head\.mask_head\.') else 'rcnn'
@@ -86,7 +128,9 @@ def _family(weights: Mapping[str, Tensor]) -> str:
         if masks == 'mask_rcnn':
             return masks
         return 'faster_rcnn' if has(r'rpn_head\.') else 'fast_rcnn'
-    return 'rpn' if has(r'rpn_head\.') else ''
+    if has(r'rpn_head\.'):
+        return 'rpn'
+    return 'one_stage' if has(r'bbox_head\.') else ''
 
 
 def _num_classes(weights: Mapping[str, Tensor]) -> int | None:

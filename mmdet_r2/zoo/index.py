@@ -9,6 +9,7 @@ name of its config or weights.
 import difflib
 import functools
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ class ZooModel:
         name: its name in the index (that of its config file, without ``.py``).
         config: path of its config file.
         weights: addresses of its checkpoint, in the order to try; empty where none was published.
+        hash: first digits of the SHA-256 of its checkpoint, as the metafile says; '' for none.
         aliases: other names: mmdetection 3.x's for the same recipe.
         results: metrics as published, such as ``{'box AP': 43.0}``.
     """
@@ -36,6 +38,7 @@ class ZooModel:
     weights: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     results: dict[str, float] = field(default_factory=dict)
+    hash: str = ''
 
 
 def root() -> Path | None:
@@ -85,7 +88,11 @@ def _model(entry: dict[str, Any], path: Path, folder: Path) -> ZooModel:
     for result in entry.get('Results') or []:
         for key, value in (result.get('Metrics') or {}).items():
             results[str(key)] = float(value)
-    return ZooModel(name, config, weights, aliases, results)
+    digits = entry.get('Hash', '')
+    # without quotes YAML reads 17061e8 and 17061234 as numbers
+    if not isinstance(digits, str) or not re.fullmatch('[0-9a-f]*', digits):
+        raise ConfigError(f'{path}: Hash of {name} is {digits!r}; expected hex digits in quotes.')
+    return ZooModel(name, config, weights, aliases, results, digits)
 
 
 def _yaml(path: Path) -> Any:
@@ -106,6 +113,14 @@ def find_model(name: str | os.PathLike[str]) -> ZooModel | None:
         stems = {file.removesuffix('.pth') for file in files}
         if wanted in {model.name, model.config.stem, *model.aliases, *files, *stems}:
             return model
+    return None
+
+
+def weights_hash(file: str) -> str | None:
+    """First digits of the SHA-256 that the index gives for a weights file of this name, or None."""
+    for model in models():
+        if model.hash and file in {url.strip().rsplit('/', 1)[-1] for url in model.weights}:
+            return model.hash
     return None
 
 

@@ -1,7 +1,7 @@
 """Source layouts: how a state dict from elsewhere is recognised and brought to our names.
 
 Our names are those of mmdetection 2.x and 3.x, so that files of both pass unchanged. A further
-layout is one module beside this one with a name table and a ``Layout``, added to :data:`LAYOUTS`
+layout is one module beside this one with a name table and a function, listed in :data:`LAYOUTS`
 before the identity.
 """
 
@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from . import imagenet, mmdet1
+
 StateDict = Mapping[str, Tensor]
+
+
+def _no_note(source: StateDict) -> str:
+    return ''
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,17 @@ class Layout:
         name: for the load report.
         matches: whether a state dict is of this layout, judged by its keys and shapes alone.
         convert: ``(source, target) -> converted``. ``target`` is the model's own state dict, for
-            decisions that need it (one mask head into a three-stage model). Must not change its
-            arguments; entries that our models never have (anchors, pixel means) are left out.
+            decisions that need it (one mask head into a three-stage model), or empty where there
+            is no model. Must not change its arguments; entries that our models never have
+            (anchors, pixel means) are left out.
+        note: ``source -> text``: what the weights alone do not bring along, logged as a warning;
+            '' for nothing.
     """
 
     name: str
     matches: Callable[[StateDict], bool]
     convert: Callable[[StateDict, StateDict], dict[str, Tensor]]
+    note: Callable[[StateDict], str] = _no_note
 
 
 def _is_any(source: StateDict) -> bool:
@@ -39,8 +49,11 @@ def _identity(source: StateDict, target: StateDict) -> dict[str, Tensor]:
 
 
 MMDETECTION = Layout('mmdetection', _is_any, _identity)
+MMDETECTION_1 = Layout('mmdetection 1.x', mmdet1.matches, mmdet1.convert, mmdet1.note)
+IMAGENET = Layout('ImageNet, deep stem', imagenet.matches, imagenet.convert)
 
-LAYOUTS: list[Layout] = [MMDETECTION]  # the first that matches is taken; the identity stays last
+# the first that matches is taken; the identity stays last
+LAYOUTS: list[Layout] = [MMDETECTION_1, IMAGENET, MMDETECTION]
 
 
 def detect(source: StateDict) -> Layout:

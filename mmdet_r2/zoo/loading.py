@@ -1,15 +1,16 @@
 """Weights into a model, with a report of what happened to every tensor."""
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .identify import guess_models, identify
-from .layouts import detect
+from .identify import UNKNOWN, Architecture, backbone_difference, guess_models, identify
+from .layouts import MMDETECTION, detect
 from .reader import read_checkpoint
 
 # Below this share of the backbone's weights a checkpoint is taken to be of another model.
@@ -23,6 +24,13 @@ _CONTAINERS = (
     'ema_state_dict',
     'model_ema',
     'model_state_dict',
+)
+
+
+# HTC's parts that feed other heads, and in which families those heads are
+_FEEDS = (
+    (re.compile(r'roi_head\.semantic_head\.'), ('cascade', 'htc')),
+    (re.compile(r'roi_head\.mask_head\.\d+\.conv_res\.'), ('mask', 'htc')),
 )
 
 
@@ -51,6 +59,8 @@ class LoadReport:
         mismatched: in both, with different shapes; the model keeps its initial values.
         missing: the model's tensors that the file lacks; they keep their initial values.
         unexpected: the file's tensors that the model lacks; ignored.
+        found, expected: the architectures of the file and of the model.
+        note: what the weights alone do not bring along, or ''; logged as a warning.
         dataset_meta: ``classes`` and ``palette`` as the file carries them, or None.
     """
 
@@ -62,24 +72,46 @@ class LoadReport:
     mismatched: list[Mismatch] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    found: Architecture = UNKNOWN
+    expected: Architecture = UNKNOWN
+    note: str = ''
     dataset_meta: dict[str, Any] | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor of the model was loaded (the file may have had more)."""
-        return self.loaded == self.total
+        """Whether every tensor of the model was loaded, and nothing that their outputs depend on
+        was left out (otherwise the file may have had more)."""
+        return self.loaded == self.total and not self.cut_off
+
+    @property
+    def cut_off(self) -> list[str]:
+        """The file's tensors without which heads that were loaded compute something else: HTC's
+        semantic branch and mask information flow, in a model that has HTC's heads but not those."""
+        return [
+            key
+            for key in self.unexpected
+            for part, fed in _FEEDS
+            if part.match(key) and any(word in self.expected.family for word in fed)
+        ]
 
     def __str__(self) -> str:
         percent = 100 * self.weight_fraction
         # 99.96 must not read as 100.0: something was left out
-        shown = '100' if self.complete else f'{min(percent, 99.9):.1f}'
+        shown = '100' if self.loaded == self.total else f'{min(percent, 99.9):.1f}'
         text = f'loaded {self.loaded}/{self.total} tensors ({shown} % of weights)'
+        if self.layout != MMDETECTION.name:
+            text += f' from the layout {self.layout!r}'
         if self.mismatched:
             text += f'; re-initialised: {_grouped_shapes(self.mismatched)}'
         if self.missing:
             text += f'; not in the file: {_grouped(self.missing)}'
         if self.unexpected:
             text += f'; ignored: {_grouped(self.unexpected)}'
+        if self.cut_off:
+            text += f'; the heads were trained with {_grouped(self.cut_off)}, which is ignored'
+        here, there = self.expected, self.found
+        if there.family and here.family and there.family != here.family:
+            text += f'; the file is {_described(there)}, the model {here.family}'
         return text
 
     def table(self, limit: int = 60) -> str:
@@ -111,6 +143,7 @@ def load_checkpoint(
     map_location: Any = 'cpu',
     strict: bool = False,
     prefix: str | None = None,
+    may_differ: Callable[[str], bool] | None = None,
 ) -> LoadReport:
     """Copy weights into ``model`` and report, tensor by tensor, what fitted. The summary is also
     logged.
@@ -127,6 +160,7 @@ def load_checkpoint(
             end.
         strict: refuse anything but a perfect fit.
         prefix: take only names that begin so, without it (``'backbone.'``).
+        may_differ: with ``strict``, says of a name that it may be in only one of the two.
 
     Raises:
         CheckpointError: unreadable (see :func:`read_checkpoint`); less than half of the backbone's
@@ -139,6 +173,7 @@ def load_checkpoint(
     target = model.state_dict()
     weights = checkpoint_weights(checkpoint, name)
     layout = detect(weights)
+    note = layout.note(weights)
     weights = layout.convert(weights, target)
     if prefix is not None:
         prefix = prefix.rstrip('.') + '.'
@@ -155,7 +190,7 @@ def load_checkpoint(
     ]
     _check_backbone(weights, target, name)
     if strict:
-        _check_strict(weights, target, mismatched, name)
+        _check_strict(weights, target, mismatched, name, may_differ)
     wrong = {m.key for m in mismatched}
     fitting = {key: value for key, value in weights.items() if key not in wrong}
     # Through load_state_dict, not by copying: modules of older files rename their entries there
@@ -174,6 +209,9 @@ def load_checkpoint(
         mismatched=[m for m in mismatched if m.key in counted],
         missing=[k for k in missing if k in counted],
         unexpected=[k for k in result.unexpected_keys if not k.endswith('num_batches_tracked')],
+        found=identify(weights),
+        expected=identify(target),
+        note=note,
         dataset_meta=checkpoint_dataset_meta(checkpoint),
     )
     _log(report)
@@ -286,18 +324,29 @@ def _check_backbone(weights: Mapping[str, Tensor], target: Mapping[str, Tensor],
     )
     if fits >= MIN_BACKBONE * total:
         return
+    raise CheckpointError(
+        f'{name}: only {100 * fits / max(1, total):.0f} % of the backbone weights fit the model; '
+        f'{architectures(weights, target)}. Use the config that belongs to the checkpoint.'
+    )
+
+
+def architectures(weights: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> str:
+    """What a file looks like and what the model is, for an error; with the config keys of the
+    backbone that differ."""
     found, here = identify(weights), identify(target)
-    names = guess_models(found)
-    looks = (
-        f'it looks like {found}'
+    text = (
+        f'it looks like {_described(found)}'
         if found.backbone
         else f'its names begin like {next(iter(weights))!r}'
     )
-    looks += f' ({", ".join(names)})' if names else ''
-    raise CheckpointError(
-        f'{name}: only {100 * fits / max(1, total):.0f} % of the backbone weights fit the model; '
-        f'{looks}, the model is {here}. Use the config that belongs to the checkpoint.'
-    )
+    text += f', the model is {here}'
+    changes = backbone_difference(weights, target)
+    return f'{text} (the file needs {changes})' if changes else text
+
+
+def _described(found: Architecture) -> str:
+    names = guess_models(found)
+    return f'{found} ({", ".join(names)})' if names else str(found)
 
 
 def _check_strict(
@@ -305,9 +354,14 @@ def _check_strict(
     target: Mapping[str, Tensor],
     mismatched: Sequence[Mismatch],
     name: str,
+    may_differ: Callable[[str], bool] | None,
 ) -> None:
     def real(keys: set[str]) -> list[str]:
-        return sorted(k for k in keys if not k.endswith('num_batches_tracked'))
+        return sorted(
+            key
+            for key in keys
+            if not key.endswith('num_batches_tracked') and not (may_differ and may_differ(key))
+        )
 
     missing, unexpected = real(target.keys() - weights.keys()), real(weights.keys() - target.keys())
     parts = []
@@ -318,9 +372,9 @@ def _check_strict(
     if unexpected:
         parts.append(f'not in the model: {_grouped(unexpected)}')
     if parts:
-        raise CheckpointError(
-            f'{name}: does not fit the model exactly (strict); {"; ".join(parts)}.'
-        )
+        changes = backbone_difference(weights, target)
+        parts += [f'the file needs {changes}'] if changes else []
+        raise CheckpointError(f'{name}: does not fit the model exactly; {"; ".join(parts)}.')
 
 
 def _with_versions(
@@ -389,3 +443,5 @@ def _log(report: LoadReport) -> None:
     if not report.complete:
         text += f'\n{report.table()}'
     print_log(text, logger='current', level=level)
+    if report.note:
+        print_log(f'{report.source}: {report.note}.', logger='current', level=logging.WARNING)

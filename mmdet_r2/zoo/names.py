@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from ..errors import CheckpointError
 from . import index
-from .download import download
+from .download import download, expected_hash, sha256
 
 _T = TypeVar('_T')
 
@@ -120,23 +120,42 @@ def fetch(source: str | os.PathLike[str]) -> Path:
     """Path of the file that ``source`` means, downloaded first where it is an address or a zoo
     name.
 
+    A file whose name ends in a hash, or that the index knows, is returned only if its content has
+    that hash.
+
     Raises:
-        CheckpointError: no such file or name, or the download failed.
+        CheckpointError: no such file or name, the download failed, or the content is not what was
+            published.
     """
     text = os.fspath(source)
     path = Path(text).expanduser()
     if path.is_file():
-        return path
+        return _verified(path)
     if path.is_dir():
         raise CheckpointError(f'{text}: is a folder, not a checkpoint file.')
     urls = urls_of(text)
     if urls:
-        return download(urls)
+        return _verified(download(urls))
     if '/' in text or path.suffix in ('.pth', '.pt', '.pkl'):
         raise CheckpointError(f'{text}: no such checkpoint file{_neighbours(path)}.')
     raise CheckpointError(
         f'{text}: neither a checkpoint file nor a model name; {index.nearest(text, index.names())}.'
     )
+
+
+def _verified(path: Path) -> Path:
+    named, indexed = expected_hash(path.name), index.weights_hash(path.name)
+    if named is None and indexed is None:
+        return path
+    found = sha256(path)
+    for wanted, where in ((named, 'its name'), (indexed, 'its Hash in the metafile')):
+        if wanted and not found.startswith(wanted):
+            raise CheckpointError(
+                f'{path}: its SHA-256 begins with {found[: len(wanted)]}, not {wanted} as {where} '
+                'says: the file is cut short or was changed. Delete it and download it again; if '
+                'the change is yours, rename it.'
+            )
+    return path
 
 
 def _neighbours(path: Path) -> str:

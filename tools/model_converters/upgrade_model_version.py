@@ -1,0 +1,59 @@
+"""Convert a checkpoint of mmdetection 1.x (or a Res2Net ImageNet file) to today's names:
+python tools/model_converters/upgrade_model_version.py IN OUT"""
+
+import argparse
+
+from mmdet_r2.engine.checkpoint import write_atomically
+from mmdet_r2.errors import CheckpointError, run_cli
+from mmdet_r2.zoo import upgrade
+
+EPILOG = """\
+Loading converts by itself: this is for files that other programs shall read too. OUT holds weights
+and class names, without optimiser states.
+
+example:
+  python tools/model_converters/upgrade_model_version.py htc_r2_101_v1.pth htc_r2_101.pth
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Rewrite a checkpoint in mmdetection 3.x's names and order of classes.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('in_file', metavar='IN', help='checkpoint file, URL or zoo name')
+    parser.add_argument('out_file', metavar='OUT', help='file to write')
+    parser.add_argument(
+        '--num-classes',
+        type=int,
+        metavar='N',
+        help='outputs of the classifier, background included; read from the file, and an error '
+        'where that has another number',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Read, convert, write."""
+    args = parse_args()
+    content, text = upgrade(args.in_file)
+    outputs = {
+        value.shape[0] for key, value in content['state_dict'].items() if 'fc_cls.bias' in key
+    }
+    if args.num_classes is not None and outputs - {args.num_classes}:
+        raise CheckpointError(
+            f'{args.in_file}: its classifier has {outputs.pop()} outputs, not the '
+            f'{args.num_classes} of --num-classes.'
+        )
+    try:
+        write_atomically(content, args.out_file)
+    except OSError as error:
+        raise CheckpointError(f'{args.out_file}: cannot be written ({error.strerror}).') from None
+    print(text)
+    print(f'written to {args.out_file}')
+
+
+if __name__ == '__main__':
+    run_cli(main)
