@@ -1,153 +1,21 @@
 """The whole detector at small size: losses, predictions, empty inputs, batches."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData
+from small_detector import K, batch_of, build, sample_of, small_config
 
 from mmdet_r2.models.postprocess import DetectionSelector
 from mmdet_r2.models.roi.box_head import BoxOutput, Shared2FCBBoxHead
 from mmdet_r2.models.rpn import Proposals, ProposalSelector
-from mmdet_r2.registry import MODELS, init_scope
-from mmdet_r2.structures import DetDataSample
+from mmdet_r2.registry import init_scope
 from mmdet_r2.structures.boxes import box_iou
-from mmdet_r2.structures.masks import BitmapMasks
-
-K = 3
-
-
-def _config(mask=True, **roi):
-    """Faster or Mask R-CNN on ResNet-18 with narrow heads and few proposals."""
-    extractor = dict(
-        type='SingleRoIExtractor',
-        roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
-        out_channels=16,
-        featmap_strides=[4, 8, 16, 32],
-    )
-    assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5)
-    roi_head = dict(
-        type='StandardRoIHead',
-        bbox_roi_extractor=extractor,
-        bbox_head=dict(
-            type='Shared2FCBBoxHead', in_channels=16, fc_out_channels=32, num_classes=K, **roi
-        ),
-    )
-    if mask:
-        mask_layer = dict(type='RoIAlign', output_size=14, sampling_ratio=0)
-        roi_head['mask_roi_extractor'] = {**extractor, 'roi_layer': mask_layer}
-        roi_head['mask_head'] = dict(
-            type='FCNMaskHead', num_convs=1, in_channels=16, conv_out_channels=16, num_classes=K
-        )
-    return dict(
-        type='MaskRCNN',
-        data_preprocessor=dict(
-            type='DetDataPreprocessor',
-            mean=[120] * 3,
-            std=[60] * 3,
-            pad_size_divisor=32,
-            pad_mask=mask,
-        ),
-        backbone=dict(
-            type='ResNet', depth=18, base_channels=16, stem_channels=16, norm_cfg=dict(type='BN')
-        ),
-        neck=dict(type='FPN', in_channels=[16, 32, 64, 128], out_channels=16, num_outs=5),
-        rpn_head=dict(
-            type='RPNHead',
-            in_channels=16,
-            feat_channels=16,
-            anchor_generator=dict(
-                type='AnchorGenerator',
-                scales=[8],
-                ratios=[0.5, 1.0, 2.0],
-                strides=[4, 8, 16, 32, 64],
-            ),
-            bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
-            loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True),
-            loss_bbox=dict(type='L1Loss'),
-        ),
-        roi_head=roi_head,
-        train_cfg=dict(
-            rpn=dict(
-                assigner=dict(
-                    type='MaxIoUAssigner', pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3
-                ),
-                sampler=dict(
-                    type='RandomSampler', num=64, pos_fraction=0.5, add_gt_as_proposals=False
-                ),
-                allowed_border=-1,
-            ),
-            rpn_proposal=dict(nms_pre=50, max_per_img=30, nms=dict(type='nms', iou_threshold=0.7)),
-            rcnn=dict(
-                assigner=assigner,
-                sampler=dict(type='RandomSampler', num=16, pos_fraction=0.25),
-                mask_size=28,
-            ),
-        ),
-        test_cfg=dict(
-            rpn=dict(nms_pre=50, max_per_img=30, nms=dict(type='nms', iou_threshold=0.7)),
-            rcnn=dict(
-                score_thr=0.05,
-                nms=dict(type='nms', iou_threshold=0.5),
-                max_per_img=10,
-                **(dict(mask_thr_binary=0.5) if mask else {}),
-            ),
-        ),
-    )
-
-
-def _build(config, seed=0):
-    init_scope()
-    torch.manual_seed(seed)
-    model = MODELS.build(copy.deepcopy(config))
-    model.init_weights()
-    return model
-
-
-def _sample(height, width, num, seed=0, scale=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    sample = DetDataSample(
-        metainfo=dict(
-            img_id=seed,
-            img_path=f'{seed}.jpg',
-            img_shape=(height, width),
-            ori_shape=(round(height / scale), round(width / scale)),
-            scale_factor=(scale, scale),
-        )
-    )
-    corner = torch.rand(num, 2, generator=generator) * torch.tensor([width / 2, height / 2])
-    boxes = torch.cat([corner, corner + 8 + torch.rand(num, 2, generator=generator) * 24], 1)
-    masks = np.zeros((num, height, width), np.uint8)
-    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
-        mask[y1:y2, x1:x2] = 1
-    sample.gt_instances = InstanceData(
-        bboxes=boxes,
-        labels=torch.randint(0, K, (num,), generator=generator),
-        masks=BitmapMasks(masks, height, width),
-    )
-    sample.ignored_instances = InstanceData(
-        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
-    )
-    return sample
-
-
-def _batch(model, *counts, training=True, scale=1.0):
-    sizes = [(64, 96), (96, 64), (80, 80)]
-    generator = torch.Generator().manual_seed(7)
-    images, samples = [], []
-    for i, num in enumerate(counts):
-        height, width = sizes[i % 3]
-        images.append(
-            torch.randint(0, 255, (3, height, width), generator=generator, dtype=torch.uint8)
-        )
-        samples.append(_sample(height, width, num, seed=i, scale=scale))
-    return model.data_preprocessor(dict(inputs=images, data_samples=samples), training)
 
 
 @pytest.fixture(scope='module')
 def mask_rcnn():
-    return _build(_config())
+    return build(small_config())
 
 
 @pytest.mark.parametrize(
@@ -155,9 +23,9 @@ def mask_rcnn():
 )
 @pytest.mark.parametrize('mask', [True, False], ids=['mask', 'box'])
 def test_every_parameter_gets_a_finite_gradient(mask, counts):
-    model = _build(_config(mask))
+    model = build(small_config(mask))
     model.train()
-    losses = model(**_batch(model, *counts), mode='loss')
+    losses = model(**batch_of(model, *counts), mode='loss')
     expected = {'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'acc'}
     assert set(losses) == expected | ({'loss_mask'} if mask else set())
     assert all(torch.isfinite(v).all() for v in losses.values())
@@ -169,15 +37,15 @@ def test_every_parameter_gets_a_finite_gradient(mask, counts):
 
 def test_initial_losses_have_the_values_theory_gives(mask_rcnn):
     mask_rcnn.train()
-    losses = mask_rcnn(**_batch(mask_rcnn, 3, 2), mode='loss')
+    losses = mask_rcnn(**batch_of(mask_rcnn, 3, 2), mode='loss')
     assert losses['loss_rpn_cls'].item() == pytest.approx(np.log(2), abs=0.05)
     assert losses['loss_cls'].item() == pytest.approx(np.log(K + 1), abs=0.1)
 
 
 def test_a_step_lowers_the_loss():
-    model = _build(_config())
+    model = build(small_config())
     model.train()
-    batch = _batch(model, 3, 2)
+    batch = batch_of(model, 3, 2)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     history = []
     for _ in range(15):
@@ -192,7 +60,7 @@ def test_a_step_lowers_the_loss():
 
 def test_predictions_are_in_original_pixels_and_sorted(mask_rcnn):
     mask_rcnn.eval()
-    results = mask_rcnn(**_batch(mask_rcnn, 0, 0, training=False, scale=0.5), mode='predict')
+    results = mask_rcnn(**batch_of(mask_rcnn, 0, 0, training=False, scale=0.5), mode='predict')
     for result in results:
         found = result.pred_instances
         height, width = result.ori_shape
@@ -217,7 +85,7 @@ def test_a_batch_equals_its_images_alone(mask_rcnn):
     ]
 
     def predict(subset):
-        samples = [_sample(64, 64, 0) for _ in subset]
+        samples = [sample_of(64, 64, 0) for _ in subset]
         data = mask_rcnn.data_preprocessor(dict(inputs=list(subset), data_samples=samples), False)
         return [s.pred_instances for s in mask_rcnn(**data, mode='predict')]
 
@@ -228,37 +96,37 @@ def test_a_batch_equals_its_images_alone(mask_rcnn):
 
 
 def test_no_detection_gives_empty_results_of_the_right_shape():
-    config = _config()
+    config = small_config()
     config['test_cfg']['rcnn']['score_thr'] = 0.999
-    model = _build(config).eval()
-    found = model(**_batch(model, 0, training=False), mode='predict')[0].pred_instances
+    model = build(config).eval()
+    found = model(**batch_of(model, 0, training=False), mode='predict')[0].pred_instances
     assert found.bboxes.shape == (0, 4) and found.masks.shape == (0, 64, 96)
 
 
 def test_an_rpn_alone_gives_proposals():
-    config = _config()
+    config = small_config()
     config.update(type='RPN', roi_head=None)
-    model = _build(config)
-    losses = model(**_batch(model, 2), mode='loss')
+    model = build(config)
+    losses = model(**batch_of(model, 2), mode='loss')
     assert set(losses) == {'loss_rpn_cls', 'loss_rpn_bbox'}
     model.eval()
-    found = model(**_batch(model, 0, training=False, scale=2.0), mode='predict')[0]
+    found = model(**batch_of(model, 0, training=False, scale=2.0), mode='predict')[0]
     boxes = found.pred_instances.bboxes
     assert boxes.shape[1] == 4 and boxes[:, 2].max() <= found.ori_shape[1]
 
 
 def test_an_rpn_with_classes_is_refused_rather_than_overruled():
-    config = _config()
+    config = small_config()
     config['rpn_head']['num_classes'] = 80
     with pytest.raises(ValueError, match=r'rpn_head\.num_classes is 80'):
-        _build(config)
+        build(config)
 
 
 def test_fast_rcnn_reads_its_proposals_from_the_data():
-    config = _config(mask=False)
+    config = small_config(mask=False)
     config.update(type='FastRCNN', rpn_head=None)
-    model = _build(config)
-    batch = _batch(model, 2)
+    model = build(config)
+    batch = batch_of(model, 2)
     with pytest.raises(ValueError, match=r'0\.jpg has no proposals'):
         model(**batch, mode='loss')
     for sample in batch['data_samples']:
@@ -285,18 +153,18 @@ def test_fast_rcnn_reads_its_proposals_from_the_data():
     ids=['class agnostic', 'decoded GIoU', 'conv and norm', 'separate branches'],
 )
 def test_box_head_variants_train_and_predict(roi):
-    model = _build(_config(mask=False, **roi))
-    model.parse_losses(model(**_batch(model, 2, 0), mode='loss'))[0].backward()
+    model = build(small_config(mask=False, **roi))
+    model.parse_losses(model(**batch_of(model, 2, 0), mode='loss'))[0].backward()
     assert all(p.grad is not None for p in model.parameters())
     model.eval()
-    assert len(model(**_batch(model, 0, training=False), mode='predict')) == 1
+    assert len(model(**batch_of(model, 0, training=False), mode='predict')) == 1
 
 
 def test_hard_example_mining_trains():
-    config = _config(mask=False)
+    config = small_config(mask=False)
     config['train_cfg']['rcnn']['sampler']['type'] = 'OHEMSampler'
-    model = _build(config)
-    losses = model(**_batch(model, 2, 0), mode='loss')
+    model = build(config)
+    losses = model(**batch_of(model, 2, 0), mode='loss')
     assert torch.isfinite(losses['loss_cls'])
 
 
@@ -355,7 +223,7 @@ def test_detections_equal_a_direct_selection(agnostic):
     )
     logits = torch.randn(30, K + 1, generator=generator) * 2
     deltas = torch.randn(30, 4 * K, generator=generator)
-    samples = [_sample(64, 64, 0, scale=0.5), _sample(64, 48, 0, scale=2.0)]
+    samples = [sample_of(64, 64, 0, scale=0.5), sample_of(64, 48, 0, scale=2.0)]
     selector = DetectionSelector(
         score_thr=0.1,
         nms=dict(type='nms', iou_threshold=0.3, class_agnostic=agnostic),
@@ -393,7 +261,7 @@ def test_soft_nms_lowers_overlapping_scores_and_keeps_the_boxes():
     logits = torch.tensor([[4.0, 0], [3.0, 0], [2.0, 0]])
     selector = DetectionSelector(nms=dict(type='soft_nms', iou_threshold=0.5, min_score=0.05))
     found = selector.select(
-        BoxOutput(logits, None), rois, head, [_sample(64, 64, 0)], rescale=False
+        BoxOutput(logits, None), rois, head, [sample_of(64, 64, 0)], rescale=False
     )[0]
     assert len(found.boxes) == 3
     before = logits.softmax(-1)[:, 0]

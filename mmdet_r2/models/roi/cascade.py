@@ -4,7 +4,7 @@ on the boxes that the one before has refined.
 
 from collections.abc import Sequence
 
-from torch import nn
+from mmengine.model import ModuleList
 
 from mmdet_r2.models.roi.head import RoIHead
 from mmdet_r2.models.roi.stage import Stage
@@ -68,20 +68,23 @@ class CascadeRoIHead(RoIHead):
                 stage.set_train_cfg(stage_cfg)
 
 
-def _heads(key: str, config: dict | list[dict], num_stages: int) -> nn.ModuleList:
+def _heads(key: str, config: dict | list[dict], num_stages: int) -> ModuleList:
+    """Heads in mmengine's list, through which ``init_weights`` reaches them (torch's hides them,
+    and in mmdetection 3.x the mask heads of cascades).
+    """
     configs = [config] * num_stages if isinstance(config, dict) else config
     _check_count(key, configs, num_stages)
-    return nn.ModuleList(MODELS.build(each) for each in configs)
+    return ModuleList(MODELS.build(each) for each in configs)
 
 
-def _extractors(key: str, config: dict | list[dict], num_stages: int) -> nn.ModuleList:
+def _extractors(key: str, config: dict | list[dict], num_stages: int) -> ModuleList:
     """Extractors have no weights: one object serves all stages that are configured alike, and what
     it pools from the same RoIs is pooled once.
     """
     configs = [config] * num_stages if isinstance(config, dict) else config
     _check_count(key, configs, num_stages)
     first = MODELS.build(configs[0])
-    return nn.ModuleList(first if c == configs[0] else MODELS.build(c) for c in configs)
+    return ModuleList(first if c == configs[0] else MODELS.build(c) for c in configs)
 
 
 def _check_count(key: str, values: Sequence, num_stages: int, what: str = 'entries') -> None:
