@@ -1,5 +1,15 @@
 """Networks, from the image batch to losses and detections."""
 
-from . import backbones, detectors, fpn, losses, matching, preprocessor, roi, rpn
+from . import backbones, detectors, fpn, losses, matching, preprocessor, roi, rpn, tta
 
-__all__ = ['backbones', 'detectors', 'fpn', 'losses', 'matching', 'preprocessor', 'roi', 'rpn']
+__all__ = [
+    'backbones',
+    'detectors',
+    'fpn',
+    'losses',
+    'matching',
+    'preprocessor',
+    'roi',
+    'rpn',
+    'tta',
+]
