@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmdet_r2.ops import roi_align
 
@@ -38,6 +39,19 @@ def test_equals_mmcv_forward_and_backward(num, sampling_ratio, aligned):
     ours.backward(grad)
     theirs.backward(grad)
     torch.testing.assert_close(ours_in.grad, theirs_in.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('sampling_ratio', [0, 2])
+def test_averaged_cells_are_the_mean_of_the_cells(sampling_ratio):
+    feature = torch.randn(2, 8, 20, 24, dtype=torch.float32).requires_grad_()
+    rois = _rois(40, 96, 80)
+    whole = roi_align(feature, rois, (14, 14), 1 / 4, sampling_ratio, True)
+    mean = roi_align(feature, rois, (14, 14), 1 / 4, sampling_ratio, True, average=2)
+    torch.testing.assert_close(mean, F.avg_pool2d(whole, 2), rtol=1e-5, atol=1e-5)
+    weight = torch.randn_like(mean)
+    (ours,) = torch.autograd.grad((mean * weight).sum(), feature, retain_graph=True)
+    (theirs,) = torch.autograd.grad((F.avg_pool2d(whole, 2) * weight).sum(), feature)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_rois_keep_their_order_when_sorting_by_size_swaps_them():

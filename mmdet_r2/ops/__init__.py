@@ -132,6 +132,7 @@ def roi_align(
     spatial_scale: float,
     sampling_ratio: int = 0,
     aligned: bool = True,
+    average: int = 1,
 ) -> Tensor:
     """RoIAlign (https://arxiv.org/abs/1703.06870): (B, C, H, W), (R, 5) -> (R, C, h, w), in the
     feature's dtype.
@@ -142,14 +143,19 @@ def roi_align(
         sampling_ratio: samples per bin and axis; 0 takes ceil(roi size / output size).
         aligned: shift by half a cell (the correct grid); False is the legacy grid with RoIs of at
             least one cell.
+        average: give the mean of each ``average`` x ``average`` block of the result, which has
+            output_size / average cells then; on the CPU the full result is never made.
     """
     dtype = feature.dtype
     if feature.device.type == 'cpu' or dtype == torch.bfloat16:
         feature = feature.float()  # neither mmcv nor torchvision has a bfloat16 kernel
     rois = rois.to(feature)
     if feature.device.type == 'cpu':
-        pooled = roi_align_cpu(feature, rois, output_size, spatial_scale, sampling_ratio, aligned)
-    elif backend(feature.device.type) == 'mmcv':
+        pooled = roi_align_cpu(
+            feature, rois, output_size, spatial_scale, sampling_ratio, aligned, average
+        )
+        return pooled.to(dtype)
+    if backend(feature.device.type) == 'mmcv':
         from mmcv.ops import roi_align as mmcv_roi_align
 
         # mmcv reads the memory as NCHW whatever its layout
@@ -160,4 +166,6 @@ def roi_align(
         from torchvision.ops import roi_align as tv_roi_align
 
         pooled = tv_roi_align(feature, rois, output_size, spatial_scale, sampling_ratio, aligned)
+    if average > 1:
+        pooled = torch.nn.functional.avg_pool2d(pooled, average)
     return pooled.to(dtype)

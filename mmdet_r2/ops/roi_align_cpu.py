@@ -25,13 +25,21 @@ def roi_align_cpu(
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
+    average: int = 1,
 ) -> Tensor:
-    """RoIAlign: (B, C, H, W) float32, (R, 5) -> (R, C, S_y, S_x) float32, channels last."""
+    """RoIAlign: (B, C, H, W) float32, (R, 5) -> (R, C, S_y, S_x) float32, channels last.
+
+    The mean of ``average`` x ``average`` cells is one cell of that many times the samples per axis,
+    so it costs no more than the cells themselves.
+    """
     num_rois, channels = rois.shape[0], feature.shape[1]
+    output_size = (output_size[0] // average, output_size[1] // average)
     if num_rois == 0:
         return feature.new_zeros(0, channels, *output_size) + feature.flatten()[:0].sum()
     with torch.no_grad():
-        matrix = _matrix(feature, rois.float(), output_size, spatial_scale, sampling_ratio, aligned)
+        matrix = _matrix(
+            feature, rois.float(), output_size, spatial_scale, sampling_ratio, aligned, average
+        )
     # (B, C, H, W) -> (B*H*W, C): free of charge when the feature is channels_last
     table = feature.permute(0, 2, 3, 1).reshape(-1, channels)
     pooled = _SparseMatmul.apply(table, *matrix)
@@ -82,6 +90,7 @@ def _matrix(
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
+    average: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compressed rows of the sampling matrix: row starts (R*S*S + 1,), columns, values (N,)."""
     height, width = feature.shape[2:]
@@ -91,9 +100,9 @@ def _matrix(
         extent = extent.clamp(min=1)
     size = extent.new_tensor([output_size[1], output_size[0]])
     if sampling_ratio > 0:
-        samples = torch.full_like(extent, sampling_ratio)
+        samples = torch.full_like(extent, sampling_ratio * average)
     else:
-        samples = torch.ceil(extent / size).clamp(min=0)
+        samples = torch.ceil(extent / (size * average)).clamp(min=0) * average
 
     # Chunks of RoIs of similar size: each computes as many samples per cell as its largest RoI
     # takes.

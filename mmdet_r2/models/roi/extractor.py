@@ -3,6 +3,7 @@ equation 1).
 """
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
@@ -56,33 +57,57 @@ class SingleRoIExtractor(BaseModule):
 
     def map_levels(self, rois: Tensor) -> Tensor:
         """Level of each RoI: (R, 5) -> (R,) int64 in [0, num_inputs)."""
-        scale = torch.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2]))
+        area = (rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])
+        scale = torch.sqrt(area.clamp(min=0))  # of a box turned inside out: the finest level
         level = torch.floor(torch.log2(scale / self.finest_scale + 1e-6))
         return level.clamp(min=0, max=self.num_inputs - 1).long()
 
-    def forward(self, feats: tuple[Tensor, ...], rois: Tensor) -> Tensor:
+    def forward(
+        self,
+        feats: tuple[Tensor, ...],
+        rois: Tensor,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
         """L x (B, C, H, W), rois (R, 5) of image index and xyxy in input pixels -> (R, C, h, w), in
         the features' dtype.
 
-        More levels than ``num_inputs`` may be given; the coarser ones are left alone.
+        More levels than ``num_inputs`` may be given; the coarser ones are left alone. With ``size``
+        (h, w), cells are averaged down from ``output_size`` to it.
         """
         rois = rois.to(feats[0].device)
-        pooled = feats[0].new_zeros(rois.shape[0], self.out_channels, *self.output_size)
+        average = 1
+        if size is not None and tuple(size) != self.output_size:
+            average = self.output_size[0] // size[0]
+            if (size[0] * average, size[1] * average) != self.output_size:
+                return F.adaptive_avg_pool2d(self(feats, rois), size)
+        if self.num_inputs == 1:
+            return self._pool(feats[0], rois, 0, average)
+
         level = self.map_levels(rois)
-        for i, stride in enumerate(self.featmap_strides):
+        order, pooled = [], []
+        for i in range(self.num_inputs):
             index = (level == i).nonzero()[:, 0]
-            if len(index):
-                crops = ops.roi_align(
-                    feats[i],
-                    rois[index],
-                    self.output_size,
-                    1 / stride,
-                    self.sampling_ratio,
-                    self.aligned,
-                )
-                pooled = pooled.index_put((index,), crops.to(pooled))
-            elif feats[i].requires_grad:
-                # An empty slice: costs nothing, and the level's parameters get a (zero) gradient as
-                # DDP expects.
-                pooled = pooled + feats[i].flatten()[:0].sum()
-        return pooled
+            # Also where no RoI is: an empty result costs nothing, and the level's parameters get a
+            # (zero) gradient as DDP expects.
+            pooled.append(self._pool(feats[i], rois[index], i, average))
+            order.append(index)
+        return _rows(torch.cat(pooled), torch.cat(order).argsort())
+
+    def _pool(self, feature: Tensor, rois: Tensor, level: int, average: int) -> Tensor:
+        return ops.roi_align(
+            feature,
+            rois,
+            self.output_size,
+            1 / self.featmap_strides[level],
+            self.sampling_ratio,
+            self.aligned,
+            average,
+        )
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """``x[index]`` of a feature (R, C, h, w), copied in whole rows whatever its memory layout."""
+    if x.is_contiguous():
+        return x.flatten(1).index_select(0, index).view_as(x)
+    x = x.permute(0, 2, 3, 1)
+    return x.flatten(1).index_select(0, index).view_as(x).permute(0, 3, 1, 2)

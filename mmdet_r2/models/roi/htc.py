@@ -4,7 +4,6 @@ boxes, the mask features of the stage before, and a semantic segmentation of the
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmdet_r2.models.roi.cascade import CascadeRoIHead
@@ -135,10 +134,7 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
         """Add the embedding pooled from rois (R, 5) to x (R, D, h, w)."""
         if context is None or branch not in self.semantic_fusion:
             return x
-        pooled = self.semantic_roi_extractor((context,), rois)
-        if pooled.shape[-2:] != x.shape[-2:]:
-            pooled = F.adaptive_avg_pool2d(pooled, x.shape[-2:])
-        return x + pooled
+        return x + self.semantic_roi_extractor((context,), rois, tuple(x.shape[-2:]))
 
     def mask_logits(
         self, stages: list[Stage], features: Tensor, labels: Tensor | None
