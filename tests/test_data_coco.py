@@ -426,6 +426,80 @@ class TestUnreadable:
             make(pipeline=PACK)[0]
 
 
+SEMANTIC = [LOAD[0], dict(type='LoadAnnotations', with_seg=True), PACK[-1]]
+
+
+class TestStuffMaps:
+    @pytest.fixture
+    def mapped(self, make, tmp_path):
+        """A training set whose pipeline loads maps; ``write``: the images that have one."""
+
+        def build(write=(1, 2, 3), **settings):
+            (tmp_path / 'maps').mkdir()
+            for i in write:
+                labels = np.full((30, 40), i, np.uint8)
+                cv2.imwrite(str(tmp_path / 'maps' / f'{i}.png'), labels)
+            defaults = dict(data_prefix=dict(img='images', seg='maps'), pipeline=SEMANTIC)
+            return make(**(defaults | settings))
+
+        return build
+
+    def test_the_map_of_the_image(self, mapped):
+        dataset = mapped()
+        for i in range(3):
+            labels = dataset[i]['data_samples'].gt_sem_seg.sem_seg
+            assert labels.shape == (1, 30, 40) and labels.unique().tolist() == [i + 1]
+
+    def test_missing_maps_are_found_at_the_start(self, mapped):
+        with pytest.raises(
+            DataError, match=r'^2 of 3 images of .*ann.json have no semantic map: .*maps/1.png'
+        ):
+            mapped(write=[2])
+
+    def test_missing_folder(self, make):
+        with pytest.raises(DataError, match=r'map folder .*nowhere does not exist.*prefix.seg'):
+            make(data_prefix=dict(img='images', seg='nowhere'), pipeline=SEMANTIC)
+
+    def test_no_folder_in_the_config(self, make):
+        with pytest.raises(ConfigError, match=r'with_seg=True\) needs.*ann.json has data_prefix='):
+            make(pipeline=SEMANTIC)
+
+    def test_images_that_are_not_used_need_no_map(self, mapped):
+        # the third has no annotation
+        assert len(mapped(write=[1, 2], filter_cfg=dict(filter_empty_gt=True))) == 2
+
+    def test_with_indices_only_what_is_loaded_counts(self, mapped):
+        dataset = mapped(write=[2], indices=[1, 2])
+        assert dataset[0]['data_samples'].gt_sem_seg.sem_seg.max() == 2
+        with pytest.raises(DataError, match=r'3.png: No such file'):
+            dataset[1]
+
+    def test_maps_that_nothing_reads_need_not_exist(self, make):
+        assert make(data_prefix=dict(img='images', seg='nowhere'), pipeline=PACK)[0]
+
+    def test_names_in_folders(self, make, content, tmp_path):
+        for image in content['images']:
+            image['file_name'] = f'sub/{image["file_name"]}'
+        (tmp_path / 'images').rename(tmp_path / 'sub')
+        (tmp_path / 'images').mkdir()
+        (tmp_path / 'sub').rename(tmp_path / 'images' / 'sub')
+        (tmp_path / 'maps' / 'sub').mkdir(parents=True)
+        prefix = dict(img='images', seg='maps')
+        for i in (1, 2, 3):
+            with pytest.raises(DataError, match=f'{4 - i} of 3 images'):
+                make(data_prefix=prefix, pipeline=SEMANTIC, seg_map_suffix='_labels.png')
+            labels = np.full((30, 40), i, np.uint8)
+            cv2.imwrite(str(tmp_path / 'maps' / 'sub' / f'{i}_labels.png'), labels)
+        dataset = make(data_prefix=prefix, pipeline=SEMANTIC, seg_map_suffix='_labels.png')
+        assert dataset[2]['data_samples'].gt_sem_seg.sem_seg.unique().tolist() == [3]
+
+    def test_map_of_another_size_stops_training(self, mapped, tmp_path):
+        dataset = mapped()
+        cv2.imwrite(str(tmp_path / 'maps' / '2.png'), np.zeros((30, 41), np.uint8))
+        with pytest.raises(DataError, match=r'maps/2.png is 41x30 pixels but its image .*2.png'):
+            dataset[1]
+
+
 class TestRealSample:
     def test_counts(self, shared_data, log):
         dataset = CocoDataset(

@@ -1,7 +1,8 @@
 """Seeded pipelines on real images give what mmdetection 3.x's give, bit for bit.
 
 Stored numbers are always compared where they cannot depend on OpenCV's version (boxes, labels,
-mask areas, mask targets); pixels too where MMDET_R2_PEER names a Python with mmdetection.
+mask areas, mask targets, semantic maps); pixels too where MMDET_R2_PEER names a Python with
+mmdetection.
 """
 
 import os
@@ -13,6 +14,7 @@ import peer_pipelines
 import pytest
 
 from mmdet_r2.datasets import CocoDataset
+from mmdet_r2.models.preprocessor import DetDataPreprocessor
 from mmdet_r2.structures.masks import mask_targets
 
 PEER = os.environ.get('MMDET_R2_PEER')
@@ -24,7 +26,8 @@ def found(shared_data):
     def targets(masks, boxes, index, size):
         return mask_targets([masks], [boxes], [index], (size, size))
 
-    return peer_pipelines.record(CocoDataset, targets, str(shared_data / 'coco_tiny'))
+    root = str(shared_data / 'coco_tiny')
+    return peer_pipelines.record(CocoDataset, DetDataPreprocessor, targets, root)
 
 
 def compare(found, expected, keys):

@@ -15,6 +15,7 @@ from mmdet_r2.datasets.transforms import (
     LoadAnnotations,
     LoadImageFromFile,
     PackDetInputs,
+    Pad,
     PhotoMetricDistortion,
     RandomCrop,
     RandomFlip,
@@ -243,13 +244,72 @@ class TestLoadAnnotations:
         assert np.array_equal(results['gt_seg_map'], labels) and results['ignore_index'] == 255
         results = LoadAnnotations(**only_map, reduce_zero_label=True)(dict(seg_map_path=path))
         assert results['gt_seg_map'].tolist() == [[255, 0, 1], [255, 2, 255]]
-        with pytest.raises(DataError, match=r'gone\.png: No such file'):
-            LoadAnnotations(**only_map)(dict(seg_map_path='gone.png'))
-        (tmp_path / 'map.png').write_bytes(b'no image')
-        with pytest.raises(DataError, match=r'map\.png: not an image'):
-            LoadAnnotations(**only_map)(dict(seg_map_path=path))
+
+    def test_semantic_map_of_16_bits_or_with_a_plain_palette(self, tmp_path):
+        labels = np.array([[0, 1, 300], [255, 3, 0]], dtype=np.uint16)
+        path = str(tmp_path / 'map.png')
+        cv2.imwrite(path, labels)
+        only_map = dict(with_bbox=False, with_label=False, with_seg=True)
+        loaded = LoadAnnotations(**only_map)(dict(seg_map_path=path))['gt_seg_map']
+        assert loaded.dtype == np.int32 and np.array_equal(loaded, labels)
+        plain = Image.fromarray((labels % 256).astype(np.uint8))
+        plain.putpalette(np.arange(256, dtype=np.uint8).repeat(3).tobytes())
+        plain.save(path)
+        for backend in ('cv2', 'pillow'):
+            load = LoadAnnotations(**only_map, imdecode_backend=backend)
+            loaded = load(dict(seg_map_path=path))['gt_seg_map']
+            assert loaded.dtype == np.uint8 and np.array_equal(loaded, labels % 256)
+
+    def test_palette_indices_as_labels_on_request(self, tmp_path):
+        labels = np.array([[0, 1, 2], [2, 3, 0]], dtype=np.uint8)
+        coloured = Image.fromarray(labels)
+        coloured.putpalette(bytes([200, 3, 7, 9, 9, 50, 6, 6, 6, 1, 2, 3]))
+        coloured.save(tmp_path / 'map.png')
+        load = LoadAnnotations(with_bbox=False, with_seg=True, imdecode_backend='pillow')
+        results = load(dict(seg_map_path=str(tmp_path / 'map.png')))
+        assert np.array_equal(results['gt_seg_map'], labels)
+
+    @pytest.mark.parametrize(
+        ('content', 'message'),
+        [
+            (None, 'map.png: No such file.*data_prefix.seg'),
+            (b'', 'map.png: the file is empty'),
+            (b'no image', 'map.png: not an image'),
+            ('truncated', 'map.png: truncated PNG'),
+            ('rgb', 'map.png has 3 channels, expected one label per pixel.*panoptic'),
+            ('rgba', 'map.png has 4 channels, expected one label per pixel'),
+            ('palette', "map.png is a PNG with a palette.*imdecode_backend='pillow'"),
+            ('bilevel', 'map.png is a PNG of 1 bit'),
+            ('jpeg', 'map.png is a JPEG'),
+            ('float', 'map.png has float32 numbers'),
+            ('turned', 'map.png is 48x64 pixels but its image a.jpg is 64x48'),
+        ],
+    )
+    def test_useless_semantic_map_is_named(self, tmp_path, content, message):
+        labels = np.random.randint(0, 9, (HEIGHT, WIDTH), dtype=np.uint8)
+        picture = Image.fromarray(labels)
+        made = dict(
+            truncated=pillow(picture, 'png')[:-20],
+            rgb=pillow(picture.convert('RGB'), 'png'),
+            rgba=pillow(picture.convert('RGBA'), 'png'),
+            palette=pillow(picture.convert('RGB').quantize(9), 'png'),
+            bilevel=pillow(Image.fromarray(labels > 3), 'png'),
+            jpeg=pillow(picture, 'jpeg', quality=100),
+            float=pillow(Image.fromarray(labels.astype(np.float32)), 'tiff'),
+            turned=pillow(Image.fromarray(np.ascontiguousarray(labels.T)), 'png'),
+        )
+        path = tmp_path / 'map.png'
+        if content is not None:
+            path.write_bytes(made.get(content, content))
+        results = dict(seg_map_path=str(path), img_path='a.jpg', ori_shape=(HEIGHT, WIDTH))
+        with pytest.raises(DataError, match=message) as error:
+            LoadAnnotations(with_bbox=False, with_label=False, with_seg=True)(results)
+        assert '\n' not in str(error.value)
+
+    def test_no_folder_of_semantic_maps(self):
+        load = LoadAnnotations(with_bbox=False, with_label=False, with_seg=True)
         with pytest.raises(DataError, match='data_prefix'):
-            LoadAnnotations(**only_map)(dict(seg_map_path=None, img_path='x.jpg'))
+            load(dict(seg_map_path=None, img_path='x.jpg'))
 
     def test_filter(self, sample):
         kept = FilterAnnotations(min_gt_bbox_wh=(19, 19))(dict(sample))
@@ -371,6 +431,44 @@ class TestFlip:
         drawn = [flip(dict(sample))['flip_direction'] for _ in range(300)]
         counts = [drawn.count(d) / 300 for d in ('horizontal', 'vertical', None)]
         assert np.abs(np.array(counts) - [0.2, 0.3, 0.5]).max() < 0.1
+
+
+class TestPad:
+    @pytest.mark.parametrize(
+        ('settings', 'shape'),
+        [
+            (dict(size=(80, 50)), (50, 80)),
+            (dict(size=[80, 50]), (50, 80)),  # as JSON gives it
+            (dict(size_divisor=32), (64, 64)),
+            (dict(pad_to_square=True), (64, 64)),
+            (dict(pad_to_square=True, size_divisor=50), (100, 100)),
+        ],
+        ids=str,
+    )
+    def test_parts_agree(self, sample, settings, shape):
+        pad_val = dict(img=[7, 8, 9], seg=200, masks=0)
+        results = Pad(**settings, pad_val=pad_val)(dict(sample))
+        assert results['img_shape'] == shape and consistent(results, 0)
+        added = np.ones(shape, bool)
+        added[:HEIGHT, :WIDTH] = False
+        assert (results['img'][added] == (7, 8, 9)).all() and (
+            results['gt_seg_map'][added] == 200
+        ).all()
+        for key in ('img', 'gt_seg_map'):
+            assert np.array_equal(results[key][:HEIGHT, :WIDTH], sample[key])
+        assert (results['gt_masks'].areas == sample['gt_masks'].areas).all()
+        results = Pad(**settings)(dict(sample))
+        assert (results['img'][added] == 0).all() and (results['gt_seg_map'][added] == 255).all()
+
+    def test_is_found_by_name(self):
+        assert type(TRANSFORMS.build(dict(type='Pad', size=(8, 8)))) is Pad
+
+    @pytest.mark.parametrize(
+        'wrong', [{}, dict(size=(8, 8), size_divisor=2), dict(size=(8, 8), pad_to_square=True)]
+    )
+    def test_contradictions(self, wrong):
+        with pytest.raises(ConfigError, match='Pad needs one of'):
+            Pad(**wrong)
 
 
 class TestCrop:

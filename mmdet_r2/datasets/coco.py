@@ -19,7 +19,7 @@ from mmengine.registry import DefaultScope
 from torch.utils.data import get_worker_info
 
 from mmdet_r2.datasets.metainfo import COCO_METAINFO, palette_for
-from mmdet_r2.datasets.transforms import LoadImageFromFile, UnreadableImageError
+from mmdet_r2.datasets.transforms import LoadAnnotations, LoadImageFromFile, UnreadableImageError
 from mmdet_r2.datasets.transforms.loading import usable_mask
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import DATASETS, SCOPE
@@ -342,7 +342,46 @@ class CocoDataset(BaseDataset):
         del self._tally
         if not kept:
             raise DataError(f'{self.ann_file}: no image left to use ({report})')
+        self._check_seg_maps(kept)
         return kept
+
+    def _check_seg_maps(self, images: list[dict]) -> None:
+        """A missing semantic map is found at the start, not by a worker after some hours.
+
+        One listing per folder instead of a look at every file: a second for COCO.
+        """
+        if not any(isinstance(t, LoadAnnotations) and t.with_seg for t in self.pipeline.transforms):
+            return
+        folder = self.data_prefix.get('seg')
+        if not folder:
+            raise ConfigError(
+                f'LoadAnnotations(with_seg=True) needs semantic maps, but the data set of '
+                f"{self.ann_file} has data_prefix={self.data_prefix}: add seg='...' with their "
+                f'folder'
+            )
+        # With ``indices`` most images are never loaded.
+        if self._indices is not None or not _is_local(folder, self.backend_args):
+            return
+        if not os.path.isdir(folder):
+            raise DataError(
+                f'semantic map folder {folder} does not exist (data_root + data_prefix.seg, seen '
+                f'from {os.getcwd()})'
+            )
+        present: dict[str, set[str]] = {}
+        missing = []
+        for info in images:
+            path = info['seg_map_path']
+            where, name = os.path.split(path)
+            if where not in present:
+                present[where] = set(os.listdir(where)) if os.path.isdir(where) else set()
+            if name not in present[where]:
+                missing.append(path)
+        if missing:
+            raise DataError(
+                f'{len(missing)} of {len(images)} images of {self.ann_file} have no semantic map: '
+                f'{missing[0]} does not exist; correct data_prefix.seg or seg_map_suffix, or make '
+                f'the missing maps'
+            )
 
     def _check_image_folder(self) -> None:
         """A wrong image folder is found at the start, not by a worker after some minutes."""

@@ -5,7 +5,7 @@ mmcv's RandomResize, RandomChoiceResize, RandomApply and the like are found thro
 
 from .crop import RandomCrop
 from .formatting import PackDetInputs
-from .geometric import RandomFlip, Resize
+from .geometric import Pad, RandomFlip, Resize
 from .loading import FilterAnnotations, LoadAnnotations, LoadImageFromFile, UnreadableImageError
 from .photometric import PhotoMetricDistortion
 
@@ -16,6 +16,7 @@ __all__ = [
     'Resize',
     'RandomFlip',
     'RandomCrop',
+    'Pad',
     'PhotoMetricDistortion',
     'PackDetInputs',
     'UnreadableImageError',

@@ -1,13 +1,15 @@
-"""Resizing and flipping of images, boxes, masks and semantic maps together.
+"""Resizing, flipping and padding of images, boxes, masks and semantic maps together.
 
 mmcv's RandomResize and RandomChoiceResize choose a scale and leave the work to :class:`Resize`.
 """
 
 import cv2
 import numpy as np
+from mmcv.transforms import Pad as MMCVPad
 from mmcv.transforms import RandomFlip as MMCVRandomFlip
 from mmcv.transforms import Resize as MMCVResize
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import TRANSFORMS
 
 _CV2_FLIP = {'horizontal': 1, 'vertical': 0, 'diagonal': -1}
@@ -93,3 +95,54 @@ class RandomFlip(MMCVRandomFlip):
         if results.get('gt_seg_map') is not None:
             results['gt_seg_map'] = self._flip_seg_map(results['gt_seg_map'], direction=direction)
             results['swap_seg_labels'] = self.swap_seg_labels
+
+
+@TRANSFORMS.register_module()
+class Pad(MMCVPad):
+    """Pad ``img``, ``gt_masks`` and ``gt_seg_map`` right and below; ``img_shape`` includes it.
+
+    Configs rarely need it: the preprocessor pads batches, and there ``img_shape`` stays the
+    image's own.
+
+    Args:
+        size: (width, height) to reach; or
+        size_divisor: pad to the next multiple of this; or
+        pad_to_square: pad to a square (then to the next multiple of ``size_divisor``).
+        pad_val: under the keys ``img`` (default 0; or one per channel), ``seg`` (255) and ``masks``
+            (0); a number is the image's.
+        padding_mode: of image and map: 'constant', 'edge', 'reflect' or 'symmetric'.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int] | None = None,
+        size_divisor: int | None = None,
+        pad_to_square: bool = False,
+        pad_val: int | dict = 0,
+        padding_mode: str = 'constant',
+    ) -> None:
+        if size is not None if pad_to_square else (size is None) == (size_divisor is None):
+            raise ConfigError(
+                'Pad needs one of size, size_divisor and pad_to_square; of two together only '
+                'pad_to_square with size_divisor'
+            )
+        super().__init__(
+            size=_tuple(size),
+            size_divisor=size_divisor,
+            pad_to_square=pad_to_square,
+            pad_val=(
+                {key: _tuple(value) for key, value in pad_val.items()}
+                if isinstance(pad_val, dict)
+                else pad_val
+            ),
+            padding_mode=padding_mode,
+        )
+
+    def transform(self, results: dict) -> dict:
+        """``results`` with everything at the padded size."""
+        results = super().transform(results)
+        if results.get('gt_masks') is not None:
+            results['gt_masks'] = results['gt_masks'].pad(
+                results['img_shape'], pad_val=self.pad_val.get('masks', 0)
+            )
+        return results

@@ -42,6 +42,41 @@ def _defect(content: bytes) -> str:
     return ''
 
 
+def _distorts_labels(content: bytes, backend: str) -> str:
+    """How decoding an image file gives other numbers than the labels stored in it, '' if it does
+    not: the end of a sentence that begins with the file's name.
+    """
+    if content[:2] == b'\xff\xd8':
+        return 'is a JPEG, whose compression changes labels: save maps as 8-bit greyscale PNG'
+    if content[:8] != b'\x89PNG\r\n\x1a\n' or len(content) < 26:
+        return ''
+    depth, grey = content[24], content[25] == 0
+    if grey and depth < 8:
+        return (
+            f'is a PNG of {depth} bit, whose labels would be stretched to 0..255: save it with 8 '
+            f'bits per pixel'
+        )
+    if _is_palette_png(content) and backend != 'pillow' and not _palette_is_plain(content):
+        return (
+            "is a PNG with a palette, of which the colours would be read: save the palette's "
+            'indices as 8-bit greyscale PNG, or take them as labels with '
+            "LoadAnnotations(imdecode_backend='pillow')"
+        )
+    return ''
+
+
+def _is_palette_png(content: bytes) -> bool:
+    return content[:8] == b'\x89PNG\r\n\x1a\n' and content[25:26] == b'\x03'
+
+
+def _palette_is_plain(content: bytes) -> bool:
+    """Whether index i of a PNG's palette is grey level i, so that all decoders see the same."""
+    start = content.find(b'PLTE')
+    size = int.from_bytes(content[start - 4 : start], 'big') if start > 0 else 0
+    palette = content[start + 4 : start + 4 + size]
+    return palette == np.arange(size // 3, dtype=np.uint8).repeat(3).tobytes()
+
+
 @TRANSFORMS.register_module()
 class LoadImageFromFile(MMCVLoadImageFromFile):
     """Load an image: ``img_path`` -> ``img`` (BGR uint8), ``img_shape``, ``ori_shape``.
@@ -118,7 +153,8 @@ class LoadAnnotations(MMCVLoadAnnotations):
 
     Adds ``gt_bboxes`` (n, 4) float32 xyxy, ``gt_bboxes_labels`` (n,) int64, ``gt_ignore_flags``
     (n,) bool, ``gt_masks``, and ``gt_seg_map`` (H, W) with ``ignore_index``. Without instances n is
-    0.
+    0. A semantic map that is missing, of another size than the image, or whose file does not hold
+    one label per pixel is a DataError that names it.
 
     An instance without a usable mask (no polygon of three points, run lengths of another size, ...)
     is turned into an ignored one where masks are loaded, as in mmdetection.
@@ -210,18 +246,53 @@ class LoadAnnotations(MMCVLoadAnnotations):
                 f'no semantic map for {results.get("img_path")}: LoadAnnotations(with_seg=True) '
                 f"needs data_prefix=dict(seg='...') in the dataset"
             )
-        try:
-            super()._load_seg_map(results)
-        except OSError as error:
-            raise DataError(f'cannot read semantic map {path}: {error.strerror}') from None
-        except AttributeError:  # mmcv squeezes the None of a failed decoding
-            raise DataError(f'cannot read semantic map {path}: not an image, or corrupt') from None
+        labels = self._read_labels(path)
+        shape = results.get('ori_shape') or (results.get('height'), results.get('width'))
+        if all(shape) and labels.shape != tuple(shape):
+            raise DataError(
+                f'semantic map {path} is {labels.shape[1]}x{labels.shape[0]} pixels but its image '
+                f'{results.get("img_path")} is {shape[1]}x{shape[0]} (width x height): it belongs '
+                f'to another image or size; make one label per pixel of the image'
+            )
+        results['gt_seg_map'] = labels
         if self.reduce_zero_label:
             labels = results['gt_seg_map'].astype(np.int64)
             labels = np.where(labels == 0, self.ignore_index + 1, labels) - 1
             labels[results['gt_seg_map'] == self.ignore_index] = self.ignore_index
             results['gt_seg_map'] = labels.astype(results['gt_seg_map'].dtype)
         results['ignore_index'] = self.ignore_index
+
+    def _read_labels(self, path: str) -> np.ndarray:
+        """(H, W) labels of a map's file: uint8, or int32 where the file has 16 bits."""
+        try:
+            content = fileio.get(path, backend_args=self.backend_args)
+        except OSError as error:
+            raise DataError(
+                f'cannot read semantic map {path}: {error.strerror or error}; every image needs '
+                f'one (data_prefix.seg, image name + seg_map_suffix)'
+            ) from None
+        reason, labels = _defect(content), None
+        if not reason:
+            if distortion := _distorts_labels(content, self.imdecode_backend):
+                raise DataError(f'semantic map {path} {distortion}')
+            try:
+                labels = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
+            except (cv2.error, OSError) as error:  # Pillow's are OSErrors
+                reason = ' '.join(str(error).split())
+        if labels is None:
+            reason = reason or 'not an image, or corrupt'
+            raise DataError(f'cannot read semantic map {path}: {reason}; make it again')
+        if labels.ndim == 3 and (labels.shape[2] == 1 or _is_palette_png(content)):
+            labels = labels[..., 0]
+        if labels.ndim != 2 or labels.dtype.kind not in 'iu':
+            found = f'{labels.shape[2]} channels' if labels.ndim == 3 else f'{labels.dtype} numbers'
+            raise DataError(
+                f'semantic map {path} has {found}, expected one label per pixel (8-bit greyscale '
+                f'PNG); colours, such as the segment ids of a panoptic PNG, must be turned into '
+                f'labels first ("Stuff maps" in docs/your_data.md)'
+            )
+        # torch has few operations on uint16.
+        return labels if labels.dtype == np.uint8 else labels.astype(np.int32)
 
     def __repr__(self) -> str:
         return (
