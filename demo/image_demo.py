@@ -62,18 +62,18 @@ def out_names(images: Sequence[Path]) -> list[str]:
 
 
 def detect(
-    model: nn.Module, images: Sequence[Path], batch_size: int
+    model: nn.Module, images: Sequence[Path], batch_size: int, tta: bool
 ) -> Iterator[tuple[Path, DetDataSample | DataError]]:
     """Each image with what was found in it, or with why it cannot be read."""
     step = 4 * batch_size  # masks of all images at once might not fit into memory
     for start in range(0, len(images), step):
         chunk = images[start : start + step]
         try:
-            yield from zip(chunk, inference_detector(model, chunk, batch_size=batch_size))
+            yield from zip(chunk, inference_detector(model, chunk, batch_size=batch_size, tta=tta))
         except DataError:  # one of them; find out which by taking them one by one
             for image in chunk:
                 try:
-                    yield image, inference_detector(model, image)  # type: ignore[misc]
+                    yield image, inference_detector(model, image, tta=tta)  # type: ignore[misc]
                 except DataError as error:
                     yield image, error
 
@@ -115,6 +115,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--batch-size', type=int, default=1, help='images computed at once')
     parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='merge the detections in several scales and flips of each image',
+    )
+    parser.add_argument(
         '--palette', default='none', help="colours: coco, voc, random; none: the checkpoint's"
     )
     parser.add_argument(
@@ -139,7 +144,7 @@ def main() -> None:
     classes = model.dataset_meta.get('classes', ())
     names = dict(zip(images, out_names(images)))
     records, unreadable = [], []
-    for image, found in detect(model, images, args.batch_size):
+    for image, found in detect(model, images, args.batch_size, args.tta):
         if isinstance(found, DataError):
             unreadable.append(str(found))
             print(f'skipped: {found}')

@@ -11,7 +11,7 @@ other tables list the exceptions: keys that a parent takes out before it builds
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -229,6 +229,9 @@ PLAIN: dict[str, str | None] = {
     'plugins': 'cfg stages position',
 }
 
+#: What ``PackDetInputs`` has to keep of a view for test-time augmentation to merge it.
+VIEW_META_KEYS = ('ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+
 #: Keys of mmdetection 2.x and other common mistakes -> what to write instead.
 HINTS = {
     'data': 'mmdetection 2.x: use train_dataloader, val_dataloader and test_dataloader',
@@ -315,8 +318,14 @@ class _Checker:
         name = getattr(target, '__name__', kind)
         if target is not None:
             accepted = _accepted(target) if callable(target) else frozenset(target.split())
+            if accepted is not None and path == ('tta_model',):
+                accepted -= {'module'}  # that is `model`
             if accepted is not None:
                 self.keys(node, path, role, name, accepted | self.extra(path, role, str(kind)))
+            if name == 'TestTimeAug':
+                for below, problem in view_problems(node):
+                    where = (*path, *below)
+                    self.problems.append(f'{".".join(where)}: {problem}{self.place(where)}')
         for key, value in node.items():
             if key != 'type' and isinstance(value, (dict, list, tuple)):
                 self.visit(value, (*path, key), _role_below(role, key))
@@ -519,6 +528,37 @@ class _Checker:
         made = origin_of(self.origins, '.'.join(path))
         made = [origin for origin in made if origin.line] if base else made
         return f' [{made[-1]}]' if made else ''
+
+
+def view_problems(node: dict) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is wrong with a ``TestTimeAug``: (keys below it, what to do) for each mistake that would
+    otherwise show as boxes in wrong places, or as an error that names no key.
+    """
+    steps = node.get('transforms')
+    if not isinstance(steps, list) or not all(isinstance(step, list) and step for step in steps):
+        yield ('transforms',), 'expected a list of lists: the choices of each step'
+        return
+    flipped = padded = False
+    for i, step in enumerate(steps):
+        kinds = [str(t.get('type')).rpartition('.')[2] for t in step if isinstance(t, dict)]
+        for j, transform in enumerate(step):
+            if kinds[j : j + 1] == ['PackDetInputs'] and 'meta_keys' in transform:
+                missing = [key for key in VIEW_META_KEYS if key not in transform['meta_keys']]
+                if missing:
+                    where = ('transforms', str(i), str(j), 'meta_keys')
+                    yield (
+                        where,
+                        f'{", ".join(missing)} missing; without them boxes cannot be mapped back '
+                        'to the original image',
+                    )
+        if 'RandomFlip' in kinds and padded:
+            where = ('transforms', str(i))
+            yield where, 'RandomFlip after Pad: the padding would move to the other side; swap them'
+        flipped |= 'RandomFlip' in kinds
+        padded |= 'Pad' in kinds
+    if not flipped:
+        where = ('transforms',)
+        yield where, "no RandomFlip; add [dict(type='RandomFlip', prob=0.)] for views without flips"
 
 
 def _name(path: tuple[str, ...]) -> str:

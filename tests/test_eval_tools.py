@@ -288,11 +288,10 @@ def test_two_processes_of_the_script_agree_with_one(toy, tmp_path, repo):
 @pytest.mark.parametrize(
     ('options', 'code', 'message'),
     [
-        (['--tta'], 2, '--tta'),
         (['--eval', 'segm'], 2, 'mask_head'),
         (['--cfg-options', 'test_dataloader.batchsize=2'], 2, 'batchsize'),
     ],
-    ids=['tta', 'segm of boxes', 'misspelt key'],
+    ids=['segm of boxes', 'misspelt key'],
 )
 def test_user_errors_are_one_line(toy, tmp_path, repo, options, code, message):
     done = tool(repo, *toy['faster_rcnn'], '--work-dir', str(tmp_path), *options)

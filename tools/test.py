@@ -9,7 +9,7 @@ from mmengine.config import DictAction
 
 from mmdet_r2.apis.test import METRICS, test
 from mmdet_r2.engine import shut_down
-from mmdet_r2.errors import ConfigError, run_cli
+from mmdet_r2.errors import run_cli
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,7 +66,10 @@ def parse_args() -> argparse.Namespace:
         help='what started the processes of a distributed run',
     )
     parser.add_argument(
-        '--tta', action='store_true', help='test-time augmentation (not available yet)'
+        '--tta',
+        action='store_true',
+        help='merge the detections in several scales and flips of each image: those of '
+        "tta_pipeline, else 1, 0.5 and 1.5 times the config's test scale",
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -78,8 +81,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Parse, test."""
     args = parse_args()
-    if args.tta:
-        raise ConfigError('--tta: test-time augmentation is not available yet; test without it.')
     try:
         test(
             args.config,
@@ -96,6 +97,7 @@ def main() -> None:
             work_dir=args.work_dir,
             launcher=args.launcher,
             prepare=not args.no_prepare,
+            tta=args.tta,
             overrides=args.cfg_options,
         )
     finally:

@@ -1,6 +1,7 @@
 """A detector from a config and a checkpoint, and its detections in images."""
 
 import collections
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,15 +11,18 @@ from typing import Any, cast
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import load_config
 from ..errors import CheckpointError, ConfigError, DataError
 from ..inference import prepare_for_inference
+from ..models.tta import DetTTAModel
 from ..registry import DATASETS, MODELS, TRANSFORMS, init_scope
 from ..structures import DetDataSample
 from ..zoo import classes_differ, load_checkpoint
+from .tta import check_views, tta_model, tta_pipeline
 
 Image = str | os.PathLike[str] | np.ndarray
 Pipeline = Callable[[dict], dict | None]
@@ -93,6 +97,7 @@ def inference_detector(
     *,
     batch_size: int = 1,
     num_workers: int = 2,
+    tta: bool = False,
 ) -> DetDataSample | list[DetDataSample]:
     """Detections in one image or many.
 
@@ -109,6 +114,9 @@ def inference_detector(
             does.
         batch_size: images computed at once, at most.
         num_workers: threads that prepare images; 0 prepares them in turn with the detector.
+        tta: merge what is found in several views of each image: those of ``test_pipeline``, else
+            of the config's ``tta_pipeline``, else its test scale and those of 0.5 and 1.5 times the
+            size, each also flipped.
 
     Returns:
         A sample for one image, a list in the order of ``imgs`` for a sequence. Its
@@ -118,20 +126,24 @@ def inference_detector(
 
     Raises:
         DataError: an image is missing, unreadable or of another kind; the message names it.
-        ConfigError: the config has no test pipeline.
+        ConfigError: the config has no test pipeline; it makes several views and ``tta`` is not
+            given, or the other way round.
     """
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}; expected 1 or more')
     single = isinstance(imgs, (str, os.PathLike, np.ndarray))
     images = cast('list[Image]', [imgs] if single else list(cast('Sequence[Image]', imgs)))
-    transform = _pipeline(model, test_pipeline)
+    transform = _pipeline(model, test_pipeline, tta)
+    if tta:
+        model = _augmented(model)
     results: list[DetDataSample | None] = [None] * len(images)
-    divisor = getattr(getattr(model, 'data_preprocessor', None), 'pad_size_divisor', 1)
-    waiting: dict[tuple[int, int], list[tuple[int, dict]]] = collections.defaultdict(list)
+    preprocessor = getattr(model.module if tta else model, 'data_preprocessor', None)
+    divisor = getattr(preprocessor, 'pad_size_divisor', 1)
+    waiting: dict[tuple, list[tuple[int, dict]]] = collections.defaultdict(list)
     with torch.no_grad():
         for index, data in enumerate(_prepared(images, transform, num_workers, 2 * batch_size)):
-            height, width = data['inputs'].shape[-2:]
-            key = (-(-height // divisor), -(-width // divisor))
+            views = _views(data['inputs'], tta)
+            key = tuple(-(-side // divisor) for view in views for side in view.shape[-2:])
             waiting[key].append((index, data))
             if len(waiting[key]) == batch_size:
                 _detect(model, waiting.pop(key), results)
@@ -147,12 +159,27 @@ def inference_detector(
 def _detect(
     model: nn.Module, group: list[tuple[int, dict]], results: list[DetDataSample | None]
 ) -> None:
-    batch = dict(
-        inputs=[data['inputs'] for _, data in group],
-        data_samples=[data['data_samples'] for _, data in group],
-    )
+    batch = pseudo_collate([data for _, data in group])
     for (index, _), sample in zip(group, model.test_step(batch)):  # type: ignore[operator]
         results[index] = sample
+
+
+def _views(inputs: 'Tensor | list[Tensor]', tta: bool) -> list[Tensor]:
+    """The views of one image: one without ``tta``."""
+    if isinstance(inputs, list) != tta:
+        raise ConfigError(
+            'tta=True, but the test pipeline makes no views: it needs a TestTimeAug.'
+            if tta
+            else 'the test pipeline makes several views of an image (TestTimeAug): give tta=True.'
+        )
+    return inputs if isinstance(inputs, list) else [inputs]
+
+
+def _augmented(model: nn.Module) -> DetTTAModel:
+    """The detector in a wrapper that merges views; the detector itself is not changed."""
+    cfg = getattr(model, 'cfg', None) or Config()
+    init_scope()
+    return cast(DetTTAModel, MODELS.build({**tta_model(cfg), 'module': model}))
 
 
 def _prepared(
@@ -226,12 +253,15 @@ class _FromFileOrArray:
         return given
 
 
-def _pipeline(model: nn.Module, given: Pipeline | Sequence[dict] | None) -> Pipeline:
+def _pipeline(
+    model: nn.Module, given: Pipeline | Sequence[dict] | None, tta: bool = False
+) -> Pipeline:
     if callable(given):
         return given
     if given is not None:
         return _built_pipeline(given, 'test_pipeline')
-    cached = model.__dict__.get('_test_pipeline')
+    name = '_tta_pipeline' if tta else '_test_pipeline'
+    cached = model.__dict__.get(name)
     if cached is None:
         cfg = getattr(model, 'cfg', None)
         if cfg is None:
@@ -239,25 +269,41 @@ def _pipeline(model: nn.Module, given: Pipeline | Sequence[dict] | None) -> Pipe
                 'the model has no config to take the test pipeline from: build it with '
                 'init_detector, or give test_pipeline.'
             )
-        cached = _built_pipeline(_test_transforms(cfg), cfg.filename or 'config')
-        model.__dict__['_test_pipeline'] = cached
+        transforms = _test_transforms(cfg)
+        if tta:
+            transforms = tta_pipeline(cfg, transforms)
+        cached = _built_pipeline(transforms, cfg.filename or 'config')
+        model.__dict__[name] = cached
     return cached
 
 
 def _built_pipeline(configs: Sequence[dict], where: str) -> Pipeline:
-    kinds = [str(config['type']).rpartition('.')[2] for config in configs]
+    kinds = [_kind(config) for config in configs]
     if not kinds or not kinds[0].startswith('LoadImageFrom'):
         raise ConfigError(
             f'{where}: the test pipeline must begin with LoadImageFromFile; found '
             f'{kinds[0] if kinds else "nothing"}.'
         )
-    configs = [dict(config) for config in configs]
+    check_views(configs, where)
+    configs = [copy.deepcopy(dict(config)) for config in configs]
     # Every kind of loader is for files here: what is given decides, not its name.
     configs[0]['type'] = 'LoadImageFromFile'
+    for config, kind in zip(configs, kinds):
+        if kind == 'TestTimeAug':
+            steps = [
+                [t for t in step if not _reads_annotations(t)] for step in config['transforms']
+            ]
+            config['transforms'] = [step for step in steps if step]
     init_scope()
-    return _FromFileOrArray(
-        [TRANSFORMS.build(c) for c, k in zip(configs, kinds) if k not in _ANNOTATION_TRANSFORMS]
-    )
+    return _FromFileOrArray([TRANSFORMS.build(c) for c in configs if not _reads_annotations(c)])
+
+
+def _kind(transform: dict) -> str:
+    return str(transform['type']).rpartition('.')[2]
+
+
+def _reads_annotations(transform: dict) -> bool:
+    return _kind(transform) in _ANNOTATION_TRANSFORMS
 
 
 def _test_transforms(cfg: Config) -> Sequence[dict]:

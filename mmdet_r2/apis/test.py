@@ -17,7 +17,9 @@ from ..config import load_config
 from ..engine import Runner, build_runner, check_num_classes
 from ..errors import CheckpointError, ConfigError
 from ..inference import prepare_for_inference
+from ..models.tta import DetTTAModel
 from ..zoo import LoadReport, classes_differ, load_checkpoint
+from .tta import datasets_of, has_views, tta_model, tta_pipeline
 
 METRICS = ('bbox', 'segm', 'proposal', 'proposal_fast')
 
@@ -38,6 +40,7 @@ def test(
     work_dir: str | Path | None = None,
     launcher: str = 'none',
     prepare: bool = True,
+    tta: bool = False,
     overrides: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """Run ``checkpoint`` on the config's test data and measure it; the numbers, the same on every
@@ -65,6 +68,9 @@ def test(
             ``work_dirs/<name of the config>``.
         launcher: 'pytorch' (torchrun), 'slurm', 'mpi', or 'none' for one process.
         prepare: fold batch norms and use channels-last layout; results agree within 1e-3.
+        tta: merge what is found in several views of each image, those of the config's
+            ``tta_pipeline`` by its ``tta_model``; by default the config's test scale and those of
+            0.5 and 1.5 times the size, each also flipped.
         overrides: dotted config keys and their values, as on the command line.
 
     Raises:
@@ -87,18 +93,21 @@ def test(
         wait_time=wait_time,
         work_dir=work_dir,
         launcher=launcher,
+        tta=tta,
         overrides=overrides,
     )
     runner = build_runner(config)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    # the merging of views has no weights
+    detector = model.module if isinstance(model, DetTTAModel) else model
     dataset = runner.test_loop.dataloader.dataset
-    check_num_classes(model, dataset)
-    _load(model, str(checkpoint), dataset)
+    check_num_classes(detector, dataset)
+    _load(detector, str(checkpoint), dataset)
     if prepare:
-        _replace_model(runner, prepare_for_inference(model))
+        prepare_for_inference(detector)
     values = runner.test()
     if is_main_process() and not format_only:
-        _write_report(runner, str(checkpoint), values)
+        _write_report(runner, str(checkpoint), values, augmented=model is not detector)
     return values
 
 
@@ -120,6 +129,7 @@ def test_config(
     wait_time: float = 0.0,
     work_dir: str | Path | None = None,
     launcher: str = 'none',
+    tta: bool = False,
     overrides: dict[str, Any] | None = None,
 ) -> Config:
     """The config that :func:`test` runs, for the same arguments."""
@@ -139,6 +149,7 @@ def test_config(
     config.launcher = launcher
     # the checkpoint is read once, before batch norms are folded
     config.load_from, config.resume = None, False
+    _choose_views(config, tta)
 
     evaluators = config.test_evaluator
     evaluators = [*evaluators] if isinstance(evaluators, list | tuple) else [evaluators]
@@ -176,11 +187,32 @@ def test_config(
 test_config.__test__ = False  # type: ignore[attr-defined]
 
 
+def _choose_views(config: Config, tta: bool) -> None:
+    """Switch test-time augmentation on where it is asked for."""
+    datasets = list(datasets_of(config.test_dataloader.dataset))
+    augmented = config.model.get('type') == 'DetTTAModel'
+    if tta:
+        for dataset in datasets:
+            if dataset.get('pipeline'):
+                dataset.pipeline = tta_pipeline(config, dataset.pipeline)
+        if not augmented:
+            config.model = ConfigDict(**tta_model(config), module=config.model)
+            augmented = True
+    for dataset in datasets:
+        if has_views(dataset.get('pipeline') or ()) != augmented:
+            have = (
+                'the model is DetTTAModel but a test pipeline has no TestTimeAug'
+                if augmented
+                else 'a test pipeline has TestTimeAug but the model is not DetTTAModel'
+            )
+            raise ConfigError(f'{config.filename or "config"}: {have}; use --tta.')
+
+
 def _check_metrics(metrics: str | Sequence[str], config: Config) -> None:
     """Raise unless the model predicts what ``metrics`` measure: said now rather than after all
     images.
     """
-    model = config.model
+    model = config.model.get('module', config.model)  # inside test-time augmentation
     for metric in [metrics] if isinstance(metrics, str) else metrics:
         if metric not in METRICS:
             raise ConfigError(f'--eval {metric}: not known; expected {", ".join(METRICS)}.')
@@ -251,20 +283,16 @@ def _spelt_alike(names: Sequence[str]) -> list[str]:
     return [name.replace('_', ' ').lower().strip() for name in names]
 
 
-def _replace_model(runner: Runner, model: nn.Module) -> None:
-    if is_model_wrapper(runner.model):
-        runner.model.module = model
-    else:
-        runner.model = model
-
-
-def _write_report(runner: Runner, checkpoint: str, values: dict[str, float]) -> None:
+def _write_report(
+    runner: Runner, checkpoint: str, values: dict[str, float], augmented: bool
+) -> None:
     """``metrics.json``: every number of the run, and by metric the twelve of COCO and each class;
     null where nothing is annotated.
     """
     report: dict[str, Any] = dict(
         config=runner.cfg.filename,
         checkpoint=checkpoint,
+        tta=augmented,
         metrics={name: None if value == -1 else value for name, value in values.items()},
     )
     metrics: Sequence[BaseMetric] = runner.test_loop.evaluator.metrics
