@@ -10,7 +10,7 @@ mmcv_ops = pytest.importorskip('mmcv.ops')
 
 
 def _rois(num: int, width: int, height: int) -> torch.Tensor:
-    """RoIs of every shape: ordinary, elongated, outside the image, empty."""
+    """RoIs of every shape: ordinary, elongated, outside the image, empty, inside out."""
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(num, 2, generator=generator) * torch.tensor([width, height]) - 8
     extent = torch.rand(num, 2, generator=generator).pow(3) * torch.tensor([width, height])
@@ -20,6 +20,7 @@ def _rois(num: int, width: int, height: int) -> torch.Tensor:
     rois[0, 1:] = torch.tensor([5.0, 5.0, 5.0, 5.0])
     rois[1, 1:] = torch.tensor([-60.0, -60.0, -20.0, -20.0])
     rois[2, 1:] = torch.tensor([0.0, 3.0, float(width), 6.0])
+    rois[4, 1:] = torch.tensor([30.0, 20.0, 10.0, 8.0])
     rois[3, 1:] = torch.tensor([7.0, 0.0, 9.0, float(height)])
     return rois
 

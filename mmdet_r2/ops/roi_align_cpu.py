@@ -102,6 +102,7 @@ def _matrix(
     if sampling_ratio > 0:
         samples = torch.full_like(extent, sampling_ratio * average)
     else:
+        extent = extent.clamp(min=0)  # a box turned inside out has no samples
         samples = torch.ceil(extent / (size * average)).clamp(min=0) * average
 
     # Chunks of RoIs of similar size: each computes as many samples per cell as its largest RoI
