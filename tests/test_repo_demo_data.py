@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from mmdet_r2.datasets.demo import CLASSES, GROUNDS, STAMP, draw_scene, generate, polygons, rle
+from mmdet_r2.datasets.demo import (
+    CLASSES,
+    GROUNDS,
+    MAP_CLASSES,
+    STAMP,
+    UNLABELLED,
+    draw_scene,
+    generate,
+    polygons,
+    rle,
+    stuff_map,
+)
 from mmdet_r2.errors import DataError
 
 SETTINGS = dict(
@@ -110,6 +121,43 @@ def test_every_object_can_be_seen_in_the_picture() -> None:
                 assert np.abs(inside - around.mean(axis=0)).max() > 5
 
 
+def test_stuff_maps_say_what_is_where(data: Path, coco: COCO) -> None:
+    """Objects have their own label, in the picture's other pixels is ground."""
+    seen = np.zeros(256, int)
+    for info in coco.imgs.values():
+        name = Path(info['file_name']).stem + '.png'
+        labels = cv2.imread(str(data / 'stuffthingmaps' / 'train' / name), cv2.IMREAD_UNCHANGED)
+        assert labels.dtype == np.uint8 and labels.shape == (96, 128)
+        seen += np.bincount(labels.ravel(), minlength=256)
+        covered = np.zeros(labels.shape, bool)
+        for ann in coco.imgToAnns[info['id']]:
+            mask = coco.annToMask(ann).astype(bool)
+            covered |= mask
+            same = labels[mask] == ann['category_id'] - 1
+            # run lengths are exact, outlines may cut a corner
+            assert same.all() if isinstance(ann['segmentation'], dict) else same.mean() > 0.93
+        things = labels < len(CLASSES)
+        assert (things != covered).mean() < 0.02
+    assert MAP_CLASSES == (*CLASSES, *GROUNDS)
+    assert (seen[: len(MAP_CLASSES)] > 0).all()
+    assert seen[len(MAP_CLASSES) : UNLABELLED].sum() == 0
+    assert 0 < seen[UNLABELLED] < 0.03 * seen.sum()
+
+
+def test_unlabelled_is_the_border_between_two_grounds() -> None:
+    seen = 0
+    for seed in range(10):
+        scene = draw_scene(np.random.default_rng(seed), (96, 96), max_objects=2)
+        labels = stuff_map(scene)
+        free = scene.ids == 0
+        kinds = len(np.unique(scene.ground))
+        assert (labels[free] == UNLABELLED).any() == (kinds > 1)
+        inner = free & (labels != UNLABELLED)
+        np.testing.assert_array_equal(labels[inner], scene.ground[inner] + len(CLASSES))
+        seen += kinds > 1
+    assert 0 < seen < 10
+
+
 @pytest.mark.parametrize('seed', range(5))
 def test_outlines_give_the_mask_back(seed: int) -> None:
     from pycocotools import mask as api
@@ -137,6 +185,7 @@ def test_complete_set_is_reused_and_changed_parameters_replace_it(tmp_path: Path
     assert (root / 'train' / '000000.jpg').stat().st_mtime_ns == before
     generate(tmp_path, num_train=1, num_val=1, size=64)
     assert len(list((root / 'train').iterdir())) == 1
+    assert len(list((root / 'stuffthingmaps' / 'train').iterdir())) == 1
 
 
 def test_interrupted_set_is_made_again(tmp_path: Path) -> None:

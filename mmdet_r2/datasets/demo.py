@@ -1,15 +1,16 @@
 """Generated data in COCO's layout: textured shapes, to train and test without a download.
 
-``generate`` writes ``annotations/instances_{train,val}.json``, ``train/*.jpg`` and ``val/*.jpg``.
-It is meant to be a small but honest detection problem: classes differ by shape alone (colour,
-texture, size, rotation and ground are drawn independently of the class), objects overlap, are cut
-by the image border, small or partly hidden, grounds carry lines and blobs that look like edges of
-objects, and there are crowds and empty images as in COCO.
+``generate`` writes ``annotations/instances_{train,val}.json``, ``train/*.jpg`` and ``val/*.jpg``,
+and maps of things and stuff as ``stuffthingmaps/{train,val}/*.png``. It is meant to be a small but
+honest detection problem: classes differ by shape alone (colour, texture, size, rotation and ground
+are drawn independently of the class), objects overlap, are cut by the image border, small or partly
+hidden, grounds carry lines and blobs that look like edges of objects, and there are crowds and
+empty images as in COCO. The kinds of ground differ by texture alone.
 
 How an image comes to be: ``draw_scene`` chooses shapes, stacks them, drops those that are mostly
 hidden, and paints. Everything else follows from the scene's id map (which object owns a pixel) and
-ground map (which kind of ground lies beneath), so panoptic PNGs or stuff maps are two more readers
-of the same maps.
+ground map (which kind of ground lies beneath): annotations and stuff maps are readers of both, and
+panoptic PNGs could be another.
 
 Every image has a random generator of its own, made of (seed, split, index): the same seed gives the
 same bytes, and asking for more images leaves the earlier ones as they were.
@@ -32,12 +33,17 @@ from numpy.typing import NDArray
 from mmdet_r2.errors import DataError
 
 CLASSES = ('circle', 'triangle', 'square', 'ring', 'cross')
-# Kinds of ground, for stuff maps; the names are those of the textures they are painted with.
+# Kinds of ground, the "stuff"; the names are those of the textures they are painted with.
 GROUNDS = ('gradient', 'noise', 'stripes', 'checks')
+# Label i of a stuff map is MAP_CLASSES[i], or UNLABELLED: as in COCO, things first, with the labels
+# that they have as objects.
+MAP_CLASSES = (*CLASSES, *GROUNDS)
+UNLABELLED = 255
 # Part of the stamp: raise it when the same parameters give other pictures or annotations.
-VERSION = 2
+VERSION = 3
 STAMP = 'demo_data.json'
 SPLITS = ('train', 'val')
+STUFF_FOLDER = 'stuffthingmaps'  # COCO-Stuff's name
 
 Array = NDArray[Any]
 Rng = np.random.Generator
@@ -360,6 +366,22 @@ def annotate(scene: Scene, rng: Rng, image_id: int, first_id: int) -> list[dict[
     return result
 
 
+def stuff_map(scene: Scene) -> Array:
+    """(H, W) uint8 labels of a scene, indices into MAP_CLASSES.
+
+    Visible pixels of an object or a crowd have the object's label, the others their ground's. The
+    border between two grounds, one pixel on either side, is UNLABELLED: what an annotator leaves
+    out.
+    """
+    labels = scene.ground + np.uint8(len(CLASSES))
+    around = np.ones((3, 3), np.uint8)
+    labels[cv2.dilate(scene.ground, around) != cv2.erode(scene.ground, around)] = UNLABELLED
+    of_id = np.array([0, *(thing.label for thing in scene.things)], np.uint8)
+    objects = scene.ids > 0
+    labels[objects] = of_id[scene.ids[objects]]
+    return labels
+
+
 # The data set -----------------------------------------------------------------------------------
 
 
@@ -381,7 +403,8 @@ def generate(
     set of other parameters is replaced.
 
     Args:
-        out_dir: gets ``annotations/instances_{train,val}.json``, ``train/`` and ``val/`` (JPEG).
+        out_dir: gets ``annotations/instances_{train,val}.json``, ``train/`` and ``val/`` (JPEG),
+            ``stuffthingmaps/{train,val}/`` (PNG; see :func:`stuff_map`).
         num_train: images of the training split; num_val: of the held-out split.
         size: side of the square images in pixels, or (width, height).
         seed: the same seed gives the same bytes (with the same version of OpenCV).
@@ -453,7 +476,7 @@ def _clear(root: Path) -> None:
     """Make room for a generated set, deleting nothing but an earlier one."""
     mark = root / (STAMP + '.part')
     ours = (root / STAMP).exists() or mark.exists()
-    for name in ('annotations', *SPLITS):
+    for name in ('annotations', STUFF_FOLDER, *SPLITS):
         if (root / name).exists():
             if not ours:
                 raise DataError(
@@ -476,8 +499,9 @@ def _write_split(
     crowd_fraction: float,
     progress: Callable[[str], None] | None,
 ) -> None:
-    folder = root / split
+    folder, map_folder = root / split, root / STUFF_FOLDER / split
     folder.mkdir()
+    map_folder.mkdir(parents=True)
     images: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
     for index in range(count):
@@ -488,6 +512,9 @@ def _write_split(
         done, data = cv2.imencode('.jpg', scene.image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         assert done
         (folder / name).write_bytes(data.tobytes())
+        done, data = cv2.imencode('.png', stuff_map(scene))
+        assert done
+        (map_folder / f'{index:06d}.png').write_bytes(data.tobytes())
         images.append({'id': index + 1, 'file_name': name, 'height': shape[0], 'width': shape[1]})
         found += annotate(scene, rng, index + 1, len(found) + 1)
         if progress and (index + 1) % 500 == 0:

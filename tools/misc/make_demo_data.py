@@ -1,4 +1,4 @@
-"""Write a generated COCO-format data set of textured shapes.
+"""Write a generated COCO-format data set of textured shapes, with stuff maps.
 
 python tools/misc/make_demo_data.py data/demo [--train 2000] [--val 200] [--size 128] [--seed 0]
 """
