@@ -10,6 +10,7 @@ import peer_tta
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
+from small_detector import build, cascade_config, small_config
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ConfigError
@@ -18,6 +19,7 @@ from mmdet_r2.models.preprocessor import DetDataPreprocessor
 from mmdet_r2.models.tta import DetTTAModel, flip_boxes, flip_masks
 from mmdet_r2.registry import MODELS, TRANSFORMS, init_scope
 from mmdet_r2.structures import DetDataSample
+from mmdet_r2.structures.masks import paste_masks
 
 PEER = os.environ.get('MMDET_R2_PEER')
 SHAPE = (80, 100)  # height, width
@@ -217,6 +219,51 @@ def test_a_proposal_network_has_nothing_to_merge() -> None:
     model.roi_head = None
     with pytest.raises(ConfigError, match='proposes only'):
         DetTTAModel(model)
+
+
+SYSTEMS = {
+    'faster rcnn': small_config(mask=False),
+    'mask rcnn': small_config(),
+    'cascade rcnn': cascade_config(mask=False),
+    'cascade mask rcnn': cascade_config(),
+    'htc without semantics': cascade_config(htc=True),
+    'htc': cascade_config(htc=True, semantic=True),
+}
+
+
+@pytest.mark.parametrize('system', SYSTEMS)
+def test_every_system_in_one_view_and_in_three(system: str) -> None:
+    detector = build(SYSTEMS[system]).eval()
+    picture = torch.randint(0, 255, (3, *SHAPE), dtype=torch.uint8)
+    ways = ((1, None), (1, 'horizontal'), (1, 'vertical'))
+    views = views_of(*ways)
+    views['inputs'] = [[picture], [picture.flip(-1)], [picture.flip(-2)]]
+    one = {key: value[:1] for key, value in views.items()}
+    (plain,) = detector.test_step(
+        {key: value[0] for key, value in views_of(ways[0]).items()} | dict(inputs=[picture])
+    )
+    model = DetTTAModel(detector, tta_cfg=dict(max_per_img=15))
+    (found,) = model.test_step(one)
+    a, b = plain.pred_instances, found.pred_instances
+    assert len(a) == len(b) == 10
+    assert torch.equal(a.labels, b.labels) and torch.equal(a.scores, b.scores)
+    assert torch.allclose(a.bboxes, b.bboxes, atol=1e-4)
+    assert ('masks' in a) == ('masks' in b) == detector.with_mask
+    (found,) = model.test_step(views)
+    c = found.pred_instances
+    assert len(c) == 15 and c.scores[0] >= a.scores[0]
+    if not detector.with_mask:
+        return
+    assert (a.masks != b.masks).float().mean() < 1e-3 and a.masks.any()
+    # what the average is of, computed from the detector's two halves
+    probs = []
+    for (_, direction), image in zip(ways, views['inputs'], strict=True):
+        data = detector.data_preprocessor(dict(inputs=image))
+        boxes = flip_boxes(c.bboxes, SHAPE, direction)
+        (prob,) = detector.segment(data['inputs'], [boxes], [c.labels])
+        probs.append(flip_masks(prob, direction))
+    mean = torch.stack(probs).mean(0)
+    assert torch.equal(c.masks, paste_masks(mean, c.bboxes, SHAPE)) and c.masks.any()
 
 
 def _compare(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
