@@ -1,12 +1,12 @@
 """mmdetection 1.x checkpoints: converted weights compute what the original ones did.
 
 The reference reads the original file's tensors by their original names
-(``mmdet1_reference.py``); converted names alone prove nothing.
+(``original_arithmetic.py``); converted names alone prove nothing.
 """
 
 import logging
 
-import mmdet1_reference as v1
+import original_arithmetic as v1
 import pytest
 import torch
 from published_files import (

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -116,8 +117,11 @@ def test_a_file_is_loaded_and_detects_with_its_own_class_names(system, zipped, t
 
 def test_optimiser_states_and_texts_of_old_files_are_read(tmp_path) -> None:
     weights = random(detector('mask_rcnn', SMALL, version=2))
+    weights._metadata = OrderedDict({'': dict(version=1), 'backbone': dict(version=1)})
     content = published(weights, VERSION, NAMES, training=True)
     read = read_checkpoint(save(content, tmp_path / 'epoch_24.pth'))
+    assert read['state_dict']._metadata == weights._metadata
+    assert load_checkpoint(build(config('mask_rcnn', SMALL)), read, strict=True).complete
     assert read['meta'] == content['meta']
     assert read['optimizer']['param_groups'] == content['optimizer']['param_groups']
     assert checkpoint_dataset_meta(read) == dict(classes=NAMES, palette=[(220, 20, 60)] * 5)
@@ -284,7 +288,7 @@ def test_htc_files_and_models_with_and_without_semantics(tmp_path) -> None:
     del cfg.model.roi_head.semantic_head, cfg.model.roi_head.semantic_roi_extractor
     report = load_checkpoint(build(cfg), weights)
     assert not report.complete and report.expected.family == 'htc_without_semantic'
-    assert 'the heads were trained with roi_head.semantic_head' in str(report)
+    assert 'its heads were trained with roi_head.semantic_head' in str(report)
     plain = {key: value for key, value in weights.items() if 'semantic' not in key}
     assert identify(plain).family == 'htc_without_semantic'
     assert load_checkpoint(build(cfg), plain, strict=True).complete

@@ -27,10 +27,14 @@ _CONTAINERS = (
 )
 
 
-# HTC's parts that feed other heads, and in which families those heads are
+# HTC's parts that feed other heads, and words of the families that have those heads
 _FEEDS = (
-    (re.compile(r'roi_head\.semantic_head\.'), ('cascade', 'htc')),
-    (re.compile(r'roi_head\.mask_head\.\d+\.conv_res\.'), ('mask', 'htc')),
+    ('roi_head.semantic_head', re.compile(r'roi_head\.semantic_head\.'), ('cascade', 'htc')),
+    (
+        'roi_head.mask_head.conv_res',
+        re.compile(r'roi_head\.mask_head\.\d+\.conv_res\.'),
+        ('mask', 'htc'),
+    ),
 )
 
 
@@ -85,13 +89,13 @@ class LoadReport:
 
     @property
     def cut_off(self) -> list[str]:
-        """The file's tensors without which heads that were loaded compute something else: HTC's
+        """Parts of the file without which the heads that were loaded compute something else: HTC's
         semantic branch and mask information flow, in a model that has HTC's heads but not those."""
         return [
-            key
-            for key in self.unexpected
-            for part, fed in _FEEDS
-            if part.match(key) and any(word in self.expected.family for word in fed)
+            part
+            for part, pattern, fed in _FEEDS
+            if any(word in self.expected.family for word in fed)
+            and any(pattern.match(key) for key in self.unexpected)
         ]
 
     def __str__(self) -> str:
@@ -108,7 +112,7 @@ class LoadReport:
         if self.unexpected:
             text += f'; ignored: {_grouped(self.unexpected)}'
         if self.cut_off:
-            text += f'; the heads were trained with {_grouped(self.cut_off)}, which is ignored'
+            text += f'; its heads were trained with {" and ".join(self.cut_off)}'
         here, there = self.expected, self.found
         if there.family and here.family and there.family != here.family:
             text += f'; the file is {_described(there)}, the model {here.family}'
@@ -149,7 +153,8 @@ def load_checkpoint(
     logged.
 
     Takes state dicts as they are, or inside ``state_dict`` or ``model``; strips ``module.`` where
-    all names have it; accepts a detector's file for its bare backbone, and the reverse. Heads for
+    all names have it; converts other layouts (:data:`~mmdet_r2.zoo.LAYOUTS`: mmdetection 1.x,
+    ImageNet files); accepts a detector's file for its bare backbone, and the reverse. Heads for
     another number of classes keep their initial values and are listed.
 
     Args:
@@ -373,8 +378,8 @@ def _check_strict(
         parts.append(f'not in the model: {_grouped(unexpected)}')
     if parts:
         changes = backbone_difference(weights, target)
-        parts += [f'the file needs {changes}'] if changes else []
-        raise CheckpointError(f'{name}: does not fit the model exactly; {"; ".join(parts)}.')
+        needs = f' (the file needs {changes})' if changes else ''
+        raise CheckpointError(f'{name}: does not fit the model exactly{needs}; {"; ".join(parts)}.')
 
 
 def _with_versions(

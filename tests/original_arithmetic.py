@@ -1,4 +1,5 @@
-"""What mmdetection 1.x computed from its weights, by their names in its files.
+"""What others computed from their weights, by the names in their files: mmdetection 1.x, and
+ImageNet classifiers.
 
 Plain functions of tensors: Res2Net's own backbone (first blocks pool their last split at any
 stride), FPN, RPN, and heads whose class 0 is the background. Written from the papers and from what
@@ -72,6 +73,25 @@ def _block(
         x = F.avg_pool2d(x, stride, stride, ceil_mode=True, count_include_pad=False)
         return (norm(w, f'{p}.downsample.2', conv(w, f'{p}.downsample.1', x)) + y).relu()
     return (norm(w, f'{p}.downsample.1', conv(w, f'{p}.downsample.0', x, stride)) + y).relu()
+
+
+def resnet(w: Weights, x: Tensor) -> list[Tensor]:
+    """C2 to C5 of torchvision's ResNet with bottlenecks."""
+    x = F.max_pool2d(norm(w, 'bn1', conv(w, 'conv1', x, 2)).relu(), 3, 2, 1)
+    outs = []
+    for stage in range(1, 5):
+        block = 0
+        while f'layer{stage}.{block}.conv1.weight' in w:
+            p, stride = f'layer{stage}.{block}', 2 if stage > 1 and block == 0 else 1
+            y = norm(w, f'{p}.bn1', conv(w, f'{p}.conv1', x)).relu()
+            y = norm(w, f'{p}.bn2', conv(w, f'{p}.conv2', y, stride)).relu()
+            y = norm(w, f'{p}.bn3', conv(w, f'{p}.conv3', y))
+            if block == 0:
+                x = norm(w, f'{p}.downsample.1', conv(w, f'{p}.downsample.0', x, stride))
+            x = (x + y).relu()
+            block += 1
+        outs.append(x)
+    return outs
 
 
 def fpn(w: Weights, feats: list[Tensor]) -> list[Tensor]:
