@@ -8,19 +8,28 @@ from pathlib import Path
 import cv2
 import pytest
 
-from mmdet_r2.datasets.demo import CLASSES, generate
+from mmdet_r2.datasets.demo import CLASSES, MAP_CLASSES, generate
 
-CONFIG = 'configs/demo/mask_rcnn_r2_50_fpn_demo.py'
+MODELS = ('mask_rcnn', 'cascade_mask_rcnn', 'htc')
 
 
-def test_config_is_for_the_generated_data() -> None:
+def config_of(model: str) -> str:
+    return f'configs/demo/{model}_r2_50_fpn_demo.py'
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_config_is_for_the_generated_data(repo: Path, model: str) -> None:
     from mmdet_r2.config import load_config
 
-    config = load_config(Path(__file__).parent.parent / CONFIG)
+    config = load_config(repo / config_of(model))
     for loader in (config.train_dataloader, config.val_dataloader):
         assert tuple(loader.dataset.metainfo.classes) == CLASSES
     heads = config.model.roi_head
-    assert heads.bbox_head.num_classes == heads.mask_head.num_classes == len(CLASSES)
+    for head in (heads.bbox_head, heads.mask_head):
+        for each in head if isinstance(head, list) else [head]:
+            assert each.num_classes == len(CLASSES)
+    if model == 'htc':
+        assert heads.semantic_head.num_classes == len(MAP_CLASSES)
     assert config.model.backbone.type == 'Res2Net' and config.model.backbone.depth == 50
 
 
@@ -48,9 +57,9 @@ def run(repo: Path, tmp_path_factory: pytest.TempPathFactory):
             f'{split}_dataloader.persistent_workers=False',
         ]
 
-    def start(script: str, *arguments: str) -> str:
+    def start(script: str, model: str, *arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, script, CONFIG, *arguments, '--cfg-options', *options],
+            [sys.executable, script, config_of(model), *arguments, '--cfg-options', *options],
             cwd=repo,
             env={**os.environ, 'OMP_NUM_THREADS': '1'},
             capture_output=True,
@@ -63,14 +72,17 @@ def run(repo: Path, tmp_path_factory: pytest.TempPathFactory):
     return start
 
 
-def test_train_then_test_then_pictures(run) -> None:
-    work, pictures = run.folder / 'work', run.folder / 'pictures'
-    printed = run('tools/train.py', '--work-dir', str(work))
+@pytest.mark.parametrize('model', ['mask_rcnn', 'htc'])  # htc inherits the cascade's
+def test_train_then_test_then_pictures(run, model: str) -> None:
+    work, pictures = run.folder / model / 'work', run.folder / model / 'pictures'
+    printed = run('tools/train.py', model, '--work-dir', str(work))
     assert 'loss_mask' in printed and 'eta' in printed
+    assert ('s2.loss_mask' in printed) == (model != 'mask_rcnn')
+    assert ('loss_semantic_seg' in printed) == (model == 'htc')
     checkpoint = (work / 'last_checkpoint').read_text().strip()
     assert Path(checkpoint).name == 'iter_2.pth'
     printed = run(
-        'tools/test.py', checkpoint, '--eval', 'bbox', 'segm',
+        'tools/test.py', model, checkpoint, '--eval', 'bbox', 'segm',
         '--work-dir', str(work), '--show-dir', str(pictures)
     )  # fmt: skip
     assert 'bbox_mAP' in printed and 'segm_mAP' in printed
