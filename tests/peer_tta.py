@@ -1,4 +1,4 @@
-"""Merges what a small Faster R-CNN finds in several views, with this project or mmdetection.
+"""Merges what small detectors find in several views, with this project or mmdetection.
 
     /path/to/python-with-mmdet tests/peer_tta.py FILE.npz
 
@@ -37,13 +37,22 @@ TTA_MODEL = dict(
 )
 
 
-def detector() -> dict:
-    """Config of the detector, boxes only."""
+DETECTORS = ('faster_rcnn', 'cascade_rcnn')
+
+
+def detector(name: str) -> dict:
+    """Config of a detector, boxes only: mmdetection does not merge masks."""
     model = toy_config().model
     model.update(type='FasterRCNN', train_cfg=None)
-    model.test_cfg.rpn.min_bbox_size = 0
+    model.test_cfg.rpn.min_bbox_size = 0  # the two have other defaults than every config's
     model.test_cfg.rcnn.update(score_thr=0.2, max_per_img=40)
-    del model.roi_head['mask_head'], model.roi_head['mask_roi_extractor']
+    head = model.roi_head
+    del head['mask_head'], head['mask_roi_extractor']
+    if name == 'cascade_rcnn':
+        model.type = 'CascadeRCNN'
+        boxes = dict(head.bbox_head, reg_class_agnostic=True)
+        head.update(type='CascadeRoIHead', num_stages=3, stage_loss_weights=[1, 0.5, 0.25])
+        head.bbox_head = [copy.deepcopy(boxes) for _ in range(3)]
     return model
 
 
@@ -81,16 +90,17 @@ def images() -> list[dict]:
 
 def merged(models, transforms, collate) -> dict[str, np.ndarray]:
     """Merged detections of all images, from registries of models and transforms."""
-    model = models.build({**copy.deepcopy(TTA_MODEL), 'module': detector()})
-    fill(model.module)
-    model.eval()
-    views = transforms.build(copy.deepcopy(VIEWS))
-    with torch.no_grad():
-        samples = model.test_step(collate([views(loaded) for loaded in images()]))
     arrays = {}
-    for index, sample in enumerate(samples):
-        for key in ('bboxes', 'scores', 'labels'):
-            arrays[f'{index}/{key}'] = sample.pred_instances[key].numpy()
+    for name in DETECTORS:
+        model = models.build({**copy.deepcopy(TTA_MODEL), 'module': detector(name)})
+        fill(model.module)
+        model.eval()
+        views = transforms.build(copy.deepcopy(VIEWS))
+        with torch.no_grad():
+            samples = model.test_step(collate([views(loaded) for loaded in images()]))
+        for index, sample in enumerate(samples):
+            for key in ('bboxes', 'scores', 'labels'):
+                arrays[f'{name}/{index}/{key}'] = sample.pred_instances[key].numpy()
     return arrays
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from mmdet_r2.apis.test import test_config as make_config
 from mmdet_r2.config import load_config
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.evaluation import load_results
+from mmdet_r2.inference import prepare_for_inference
 from mmdet_r2.models.tta import DetTTAModel
 
 KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
@@ -178,6 +180,15 @@ def test_one_view_is_in_flight_at_a_time(model) -> None:
     assert len(alive) == 4 * 8 and most == 0, 'features of an earlier view are kept'
 
 
+def test_mixed_precision_is_that_of_the_plain_test(toy) -> None:
+    detector = init_detector(toy['config'], toy['checkpoint'], device='cpu', prepare=False)
+    prepare_for_inference(detector, dtype=torch.bfloat16)
+    pipeline = views([resize(96, 64)], [dict(type='RandomFlip', prob=0.0)])
+    plain = inference_detector(detector, picture(0)).pred_instances
+    found = inference_detector(detector, picture(0), pipeline, tta=True).pred_instances
+    assert torch.equal(found.labels, plain.labels) and torch.equal(found.scores, plain.scores)
+
+
 def test_default_views_are_three_scales_and_their_flips(model) -> None:
     shapes = []
     hook = model.backbone.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
@@ -237,6 +248,15 @@ def test_own_views_come_before_the_default(toy) -> None:
     plain = make_config(toy['config'], overrides=overrides)
     assert plain.model.type == 'MaskRCNN'
     assert all(t.type != 'TestTimeAug' for t in plain.test_dataloader.dataset.pipeline)
+
+
+def test_the_example_of_the_page_is_a_config(repo, tmp_path) -> None:
+    page = (repo / 'docs' / 'tta.md').read_text(encoding='utf-8')
+    (text,) = [b for b in re.findall(r'```python\n(.*?)```', page, re.S) if '_base_' in b]
+    file = tmp_path / 'own.py'
+    file.write_text(text.replace("'./", f"'{repo}/configs/mask_rcnn/"))
+    config = make_config(file, tta=True)
+    assert len(config.test_dataloader.dataset.pipeline[1].transforms[0]) == 2
 
 
 @pytest.mark.parametrize(
