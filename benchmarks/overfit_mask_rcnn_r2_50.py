@@ -1,4 +1,4 @@
-# python benchmarks/overfit_coco.py --data-root data/coco
+# python benchmarks/overfit_coco.py --models mask_rcnn --data-root data/coco
 # Mask R-CNN with Res2Net-50, from scratch, on eight images to learn by heart: a model, loss or
 # data path with an error in it does not get there. The images are chosen by overfit_coco.py.
 _base_ = [
