@@ -340,10 +340,10 @@ def _config_metainfo(cfg: Config) -> dict[str, Any]:
 
 def _load_weights(model: nn.Module, checkpoint: str | os.PathLike[str]) -> dict[str, Any] | None:
     report = load_checkpoint(model, checkpoint)
-    if not report.complete:
+    if report.problem:
         raise CheckpointError(
-            f'{os.fspath(checkpoint)} does not fill the model, whose other parts would be '
-            f'untrained: {report}. Use the config that the checkpoint was trained with.'
+            f'{os.fspath(checkpoint)} {report.problem}: {report}. Use the config that the '
+            'checkpoint was trained with.'
         )
     return None if report.dataset_meta is None else dict(report.dataset_meta)
 

@@ -257,11 +257,8 @@ def _load(model: nn.Module, checkpoint: str, dataset: Any) -> LoadReport:
     order.
     """
     report = load_checkpoint(model, checkpoint)
-    if not report.complete:
-        raise CheckpointError(
-            f'{checkpoint} does not fill the model, whose results would be those of untrained '
-            f'parts: {report}'
-        )
+    if report.problem:
+        raise CheckpointError(f'{checkpoint} {report.problem}: {report}')
     found = (report.dataset_meta or {}).get('classes')
     metainfo = getattr(dataset, 'metainfo', None) or {}
     expected = metainfo.get('classes')

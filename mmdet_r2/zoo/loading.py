@@ -85,7 +85,17 @@ class LoadReport:
     def complete(self) -> bool:
         """Whether every tensor of the model was loaded, and nothing that their outputs depend on
         was left out (otherwise the file may have had more)."""
-        return self.loaded == self.total and not self.cut_off
+        return not self.problem
+
+    @property
+    def problem(self) -> str:
+        """What the results would suffer from, as the end of a sentence that begins with the file;
+        '' where the load is :attr:`complete`."""
+        if self.loaded < self.total:
+            return 'does not fill the model, whose other parts would be untrained'
+        if self.cut_off:
+            return 'does not belong to the model, which lacks what its heads were trained with'
+        return ''
 
     @property
     def cut_off(self) -> list[str]:
