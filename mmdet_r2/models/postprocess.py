@@ -101,7 +101,7 @@ class DetectionSelector:
             boxes = torch.minimum(roi[:, 1:].clamp(min=0), limits)
         if rescale:
             boxes = boxes * _scale_rows(samples, boxes, inverse=True)[image]
-        keep, score = self._suppress(boxes, score, label, image, head.num_classes)
+        keep, score = self.suppress(boxes, score, label, image, head.num_classes)
         boxes, label, image = boxes[keep], label[keep], image[keep]
 
         limit = self.max_per_img if self.max_per_img >= 0 else len(boxes)
@@ -111,7 +111,7 @@ class DetectionSelector:
             detections.append(Detections(boxes[own], score[own], label[own]))
         return detections
 
-    def _suppress(
+    def suppress(
         self, boxes: Tensor, scores: Tensor, labels: Tensor, image: Tensor, num_classes: int
     ) -> tuple[Tensor, Tensor]:
         """Indices kept (k,), by descending score, and their scores (k,), which soft-NMS lowers."""

@@ -119,7 +119,7 @@ class DetTTAModel(BaseTTAModel):
         )
         scores = torch.cat([f.scores for f in found])
         labels = torch.cat([f.labels for f in found])
-        keep, scores = self.selector._suppress(boxes, scores, labels, torch.zeros_like(labels), 1)
+        keep, scores = self.selector.suppress(boxes, scores, labels, torch.zeros_like(labels), 1)
         limit = self.selector.max_per_img if self.selector.max_per_img >= 0 else len(keep)
         keep, scores = keep[:limit], scores[:limit]
         sample = next((view for view in views if flip_direction(view) is None), views[0])
