@@ -28,6 +28,56 @@ def test_configs_of_the_data_page_load(repo: Path, tmp_path: Path, number: int) 
     assert config.test_dataloader.dataset.metainfo.classes == classes
 
 
+def test_config_with_stuff_maps_on_the_data_page(repo: Path, tmp_path: Path) -> None:
+    from mmdet_r2.config import load_config
+
+    text = _blocks(repo / 'docs' / 'your_data.md', 'python')[2]
+    file = tmp_path / 'fruit.py'
+    file.write_text(text.replace("_base_ = ['./", f"_base_ = ['{repo}/configs/"))
+    config = load_config(file)
+    published = load_config(repo / 'configs/htc/htc_r50_fpn_1x_coco.py')
+    heads, theirs = config.model.roi_head, published.model.roi_head
+    for kind in ('bbox_head', 'mask_head'):
+        for head, other in zip(heads[kind], theirs[kind], strict=True):
+            assert head.num_classes == 2
+            for key in ('type', 'with_conv_res', 'reg_class_agnostic', 'loss_cls', 'loss_bbox'):
+                assert head.get(key) == other.get(key)
+    for head, other in zip(heads.bbox_head, theirs.bbox_head, strict=True):
+        assert head.bbox_coder.target_stds == other.bbox_coder.target_stds
+    assert heads.semantic_head == {**theirs.semantic_head, 'num_classes': 4}
+    assert config.train_dataloader.dataset.pipeline[1].with_seg
+    assert config.train_dataloader.dataset.data_prefix.seg == 'stuffthingmaps/train/'
+
+
+def test_panoptic_pngs_become_maps_as_the_data_page_says(
+    repo: Path, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    import cv2
+    import numpy as np
+
+    source = shared_data / 'panoptic_sample'
+    monkeypatch.chdir(tmp_path)
+    Path('panoptic_train.json').symlink_to(source / 'panoptic_examples.json')
+    Path('panoptic_train').symlink_to(source / 'panoptic_examples')
+    Path('stuffthingmaps/train').mkdir(parents=True)
+    exec(_blocks(repo / 'docs' / 'your_data.md', 'python')[3], {})
+    content = json.loads(Path('panoptic_train.json').read_text())
+    assert len(content['annotations']) == 2
+    for item in content['annotations']:
+        path = Path('stuffthingmaps/train') / item['file_name']
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert labels.ndim == 2
+        areas = dict.fromkeys(range(len(content['categories'])), 0)
+        order = [category['id'] for category in content['categories']]
+        for segment in item['segments_info']:
+            areas[order.index(segment['category_id'])] += segment['area']
+        found = np.bincount(labels.ravel(), minlength=256)
+        assert {label: found[label] for label in areas} == areas
+        assert 0 < found[255] < 0.2 * labels.size
+
+
 @pytest.mark.parametrize('page', PAGES)
 def test_named_files_exist(repo: Path, page: str) -> None:
     text = (repo / page).read_text(encoding='utf-8')
