@@ -1,0 +1,17 @@
+# bash tools/dist_train.sh configs/res2net/cascade_mask_rcnn_r2_101_fpn_20e_coco.py 8
+# Published with mmdetection 2.x: box AP 46.4, mask AP 40.0 on val2017; 9.5 GB per GPU in training.
+_base_ = [
+    '../_base_/models/cascade_mask_rcnn_r50_fpn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/schedule_20e.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='Res2Net',
+        depth=101,
+        scales=4,
+        base_width=26,
+        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://res2net101_v1d_26w_4s'),
+    ),
+)
