@@ -14,7 +14,7 @@ from mmcv.ops import (
     deform_conv2d,
     modulated_deform_conv2d,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def _prepare(x: Tensor, *others: Tensor) -> list[Tensor]:
@@ -44,17 +44,82 @@ def _deform(x: Tensor, offset: Tensor, weight: Tensor, sizes: tuple, im2col_step
 
 
 @torch.fx.wrap
-def _modulated_deform(x: Tensor, out: Tensor, weight: Tensor, sizes: tuple) -> Tensor:
+def _modulated_deform(
+    x: Tensor, out: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple
+) -> Tensor:
     dtype = out.dtype
     out, x, weight = _prepare(out, x, weight)
+    bias = None if bias is None else bias.to(x.dtype)
     # (B, 3*G*9, H, W): y and x offsets interleaved in the first two thirds, then the mask
     cut = out.shape[1] // 3 * 2
     offset, mask = out[:, :cut].contiguous(), out[:, cut:].sigmoid().contiguous()
-    return modulated_deform_conv2d(x, offset, mask, weight, None, *sizes).to(dtype)
+    return modulated_deform_conv2d(x, offset, mask, weight, bias, *sizes).to(dtype)
+
+
+def _group_offsets(layer: DeformConv2dPack | ModulatedDeformConv2dPack, groups: int) -> None:
+    """Replace a layer's dense ``conv_offset`` by a grouped one, which starts with zeros too."""
+    dense = layer.conv_offset
+    if groups == 1:
+        return
+    if dense.out_channels % groups:
+        raise ValueError(
+            f'offset_groups is {groups}, which does not divide the {dense.out_channels} offsets '
+            f'of {layer.deform_groups} deform_groups'
+        )
+    layer.conv_offset = nn.Conv2d(
+        dense.in_channels,
+        dense.out_channels,
+        dense.kernel_size,
+        dense.stride,
+        dense.padding,
+        dense.dilation,
+        groups,
+    )
+    nn.init.zeros_(layer.conv_offset.weight)
+    nn.init.zeros_(layer.conv_offset.bias)
 
 
 class DeformConv(DeformConv2dPack):
-    """``DCN``: every sample of the 3x3 grid moves by an offset that ``conv_offset`` predicts."""
+    """``DCN``: every sample of the 3x3 grid moves by an offset that ``conv_offset`` predicts.
+
+    Args:
+        deform_groups: groups of input channels with offsets of their own.
+        offset_groups: groups of ``conv_offset``. 1, as in mmdetection, predicts from all channels;
+            the ResNeSt detectors of the detectron2 lineage have as many as ``deform_groups``.
+
+    The other arguments are mmcv's; it knows no ``bias`` here.
+
+    Raises:
+        ValueError: ``offset_groups`` does not divide the number of offsets.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        deform_groups: int = 1,
+        bias: bool = False,
+        im2col_step: int = 32,
+        offset_groups: int = 1,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            deform_groups,
+            bias,
+            im2col_step,
+        )
+        _group_offsets(self, offset_groups)
 
     def forward(self, x: Tensor) -> Tensor:
         sizes = (self.stride, self.padding, self.dilation, self.groups, self.deform_groups)
@@ -62,11 +127,42 @@ class DeformConv(DeformConv2dPack):
 
 
 class ModulatedDeformConv(ModulatedDeformConv2dPack):
-    """``DCNv2``: offsets, and a weight between 0 and 1 for every sample."""
+    """``DCNv2``: offsets, and a weight between 0 and 1 for every sample.
+
+    Arguments and errors are those of :class:`DeformConv`, without ``im2col_step``. Of the
+    ``conv_offset``'s output the first two thirds are offsets, y before x for each sample, by
+    deformable group; the last third are the weights' logits.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        deform_groups: int = 1,
+        bias: bool = False,
+        offset_groups: int = 1,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            deform_groups,
+            bias,
+        )
+        _group_offsets(self, offset_groups)
 
     def forward(self, x: Tensor) -> Tensor:
         sizes = (self.stride, self.padding, self.dilation, self.groups, self.deform_groups)
-        return _modulated_deform(x, self.conv_offset(x), self.weight, sizes)
+        return _modulated_deform(x, self.conv_offset(x), self.weight, self.bias, sizes)
 
 
 DEFORM_CONVS = {'DCN': DeformConv, 'DCNv2': ModulatedDeformConv}

@@ -10,7 +10,8 @@ Shapes: ``B`` images, ``C`` channels, ``H W`` cells of a feature map.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partialmethod
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+import mmdet_r2.models.norms  # noqa: F401  registers its norms
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import MODELS
 
@@ -49,7 +51,12 @@ def build_spatial_conv(
     """A block's 3x3 convolution without bias: deformable if ``dcn`` is given, else ``conv_cfg``.
 
     ``dcn`` is mmcv's layer config (``type='DCN'`` or ``'DCNv2'``, ``deform_groups``) plus
+    ``offset_groups`` (see :class:`~mmdet_r2.models.backbones.deform.DeformConv`) and
     ``fallback_on_stride``: True keeps a plain convolution.
+
+    Raises:
+        ConfigError: ``dcn`` is not a deformable convolution, does not fit the channels, or mmcv has
+            no compiled operators.
     """
     layer = dict(
         kernel_size=3,
@@ -63,15 +70,29 @@ def build_spatial_conv(
         dcn = dict(dcn)
         if not dcn.pop('fallback_on_stride', False):
             # Imported here: only deformable models need mmcv's compiled operators.
-            from mmdet_r2.models.backbones.deform import DEFORM_CONVS
+            try:
+                from mmdet_r2.models.backbones.deform import DEFORM_CONVS
+            except (ImportError, OSError, RuntimeError) as error:
+                reason = ' '.join(str(error).split())
+                raise ConfigError(
+                    f'backbone.dcn needs the compiled operators of mmcv, which has none ({reason}):'
+                    ' run `make install` (or `python tools/install.py`), which builds them'
+                ) from error
 
             kind = dcn.pop('type', None)
             if kind not in DEFORM_CONVS:
                 known = ', '.join(DEFORM_CONVS)
                 raise ConfigError(f'backbone.dcn.type is {kind!r}; expected one of {known}')
+            for key in ('deform_groups', 'offset_groups'):
+                count = dcn.get(key, 1)
+                if not isinstance(count, int) or count < 1 or in_channels % count:
+                    raise ConfigError(
+                        f'backbone.dcn.{key} is {count!r}, which does not divide the {in_channels} '
+                        'channels of a deformable convolution'
+                    )
             try:
                 return DEFORM_CONVS[kind](in_channels, out_channels, **layer, **dcn)
-            except TypeError as error:
+            except (TypeError, ValueError) as error:
                 raise ConfigError(f'backbone.dcn: {error}') from error
     return build_conv_layer(conv_cfg, in_channels, out_channels, **layer)
 
@@ -161,9 +182,32 @@ class ResidualBlock(BaseModule):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.with_cp and self.training and x.requires_grad:
+        if not (self.with_cp and self.training and x.requires_grad):
+            return self.relu(self._add(x))
+        if torch.compiler.is_compiling():  # which takes no context of ours
             return self.relu(checkpoint(self._add, x, use_reentrant=False))
-        return self.relu(self._add(x))
+        return self.relu(
+            checkpoint(self._add, x, use_reentrant=False, context_fn=self._checkpoint_contexts)
+        )
+
+    def _checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), self._same_batch_again()
+
+    @contextmanager
+    def _same_batch_again(self) -> Iterator[None]:
+        """Keep batch norms from moving their statistics again while the block is recomputed."""
+        norms = [
+            module
+            for module in self.modules()
+            if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
+        ]
+        for norm in norms:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True
 
 
 class BasicBlock(ResidualBlock):
@@ -287,8 +331,8 @@ class ResNet(BaseModule):
         frozen_stages: -1 trains everything; 0 freezes the stem, ``n`` also the first ``n`` stages:
             no gradients, norm statistics kept, no activations stored.
         conv_cfg: kind of the plain convolutions, ``None`` is Conv2d.
-        norm_cfg: mmcv norm config (BN, SyncBN, GN, ...); ``requires_grad=False`` keeps its weight
-            and bias constant.
+        norm_cfg: mmcv norm config (BN, SyncBN, GN, ...) or one of :mod:`mmdet_r2.models.norms`
+            (NaiveSyncBN, FrozenBN); ``requires_grad=False`` keeps its weight and bias constant.
         norm_eval: keep the running statistics of all batch norms while training; weight and bias
             still train.
         dcn: mmcv config of a deformable convolution (DCN or DCNv2) for the 3x3 convolutions of the
