@@ -49,15 +49,14 @@ def backbone_keys(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """The config keys of the backbone that can be read from its weights, with their values; {} for
     an unknown one.
 
-    ``type`` and ``depth`` (None where no published depth fits), ``deep_stem``, ``avg_down``, and
-    ``scales`` and ``base_width`` of a Res2Net, ``groups`` and ``base_width`` of a ResNeXt.
+    ``type`` and ``depth`` (None where no published depth fits; then ``blocks`` of the four stages),
+    ``deep_stem``, ``avg_down``, and ``scales`` and ``base_width`` of a Res2Net, ``groups`` and
+    ``base_width`` of a ResNeXt, ``radix``, ``groups`` and ``stem_channels`` of a ResNeSt (whose
+    stem and shortcuts are always deep and pooled; ``base_width`` with several groups); ``dcn`` and
+    ``stage_with_dcn`` where blocks are deformable.
     """
-    weights = {key.removeprefix('backbone.'): value for key, value in weights.items()}
-    blocks = [0, 0, 0, 0]
-    for key in weights:
-        if found := re.match(r'layer([1-4])\.(\d+)\.', key):
-            stage, block = int(found[1]) - 1, int(found[2])
-            blocks[stage] = max(blocks[stage], block + 1)
+    weights = _bare(weights)
+    blocks = _blocks(weights)
     if not any(blocks):
         return {}
     bottleneck = 'layer1.0.conv3.weight' in weights
@@ -69,17 +68,68 @@ def backbone_keys(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         width = weights['layer1.0.convs.0.weight'].shape[0]
         keys.update(type='Res2Net', scales=1 + len(splits), base_width=width)
     elif 'layer1.0.conv2.fc1.weight' in weights:
-        keys.update(type='ResNeSt')
+        keys.update(type='ResNeSt', **_split_attention(weights))
     elif bottleneck and conv2 is not None and conv2.shape[1] != conv2.shape[0]:
         keys.update(type='ResNeXt', groups=conv2.shape[0] // conv2.shape[1])
         keys.update(base_width=conv2.shape[1])
-    keys['deep_stem'] = any(re.match(r'(stem|conv1)\.0\.weight$', key) for key in weights)
-    # a pool takes the first place of a shortcut, where otherwise the convolution stands
-    second = weights.get('layer2.0.downsample.1.weight')
-    keys['avg_down'] = second is not None and second.dim() == 4
+    if keys['type'] != 'ResNeSt':
+        keys['deep_stem'] = any(re.match(r'(stem|conv1)\.0\.weight$', key) for key in weights)
+        # a pool takes the first place of a shortcut, where otherwise the convolution stands
+        second = weights.get('layer2.0.downsample.1.weight')
+        keys['avg_down'] = second is not None and second.dim() == 4
+    keys.update(_deformable(weights))
     if keys['depth'] is None:
         keys['blocks'] = blocks
     return keys
+
+
+def _bare(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix('backbone.'): value for key, value in weights.items()}
+
+
+def _blocks(weights: Mapping[str, Tensor]) -> list[int]:
+    """Number of blocks in each of the four stages."""
+    blocks = [0, 0, 0, 0]
+    for key in weights:
+        if found := re.match(r'layer([1-4])\.(\d+)\.', key):
+            stage, block = int(found[1]) - 1, int(found[2])
+            blocks[stage] = max(blocks[stage], block + 1)
+    return blocks
+
+
+def _split_attention(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """ResNeSt's own keys, from the first block: its 3x3 convolution has radix times the block's
+    width as outputs, in radix times groups groups."""
+    first, conv = (weights.get(f'layer1.0.{name}.weight') for name in ('conv1', 'conv2.conv'))
+    if first is None or conv is None:
+        return {}
+    width = first.shape[0]
+    radix = conv.shape[0] // width
+    keys = dict(radix=radix, groups=width // max(1, radix * conv.shape[1]))
+    if keys['groups'] > 1:
+        keys['base_width'] = width // keys['groups']
+    if 'stem.6.weight' in weights:
+        keys['stem_channels'] = weights['stem.6.weight'].shape[0]
+    return keys
+
+
+def _deformable(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The config of deformable blocks; {} without any."""
+    offsets = {
+        int(found[1]): (found[2], value)
+        for key, value in weights.items()
+        if (found := re.match(r'layer([1-4])\.\d+\.(.*)conv_offset\.weight$', key))
+    }
+    if not offsets:
+        return {}
+    stage, (place, offset) = max(offsets.items())
+    # 18 numbers for the moves of 3x3 samples, with DCNv2 9 more for their weights
+    kind, each = ('DCNv2', 27) if offset.shape[0] % 27 == 0 else ('DCN', 18)
+    dcn: dict[str, Any] = dict(type=kind, deform_groups=offset.shape[0] // each)
+    first = weights.get(f'layer{stage}.0.conv1.weight')
+    if place.startswith('conv2.') and first is not None and offset.shape[1] < first.shape[0]:
+        dcn['offset_groups'] = first.shape[0] // offset.shape[1]
+    return dict(dcn=dcn, stage_with_dcn=tuple(i in offsets for i in range(1, 5)))
 
 
 def _backbone(weights: Mapping[str, Tensor]) -> str:
@@ -87,12 +137,15 @@ def _backbone(weights: Mapping[str, Tensor]) -> str:
     if not keys:
         return ''
     name = str(keys['depth'] or f' with {"-".join(map(str, keys["blocks"]))} blocks')
-    deep, kind = keys['deep_stem'], keys['type']
+    deep, kind = keys.get('deep_stem'), keys['type']
     if kind == 'Res2Net':
         version = '_v1b' if deep else ''
         return f'res2net{name}{version}_{keys["base_width"]}w_{keys["scales"]}s'
     if kind == 'ResNeXt':
         return f'resnext{name}_{keys["groups"]}x{keys["base_width"]}d'
+    if kind == 'ResNeSt' and (keys.get('radix'), keys.get('groups')) != (2, 1):
+        width = keys.get('base_width', 64)
+        return f'resnest{name}_{keys.get("radix", "?")}s{keys.get("groups", "?")}x{width}d'
     return f'{kind.lower()}{name}{"d" if deep and kind == "ResNet" else ""}'
 
 
@@ -109,6 +162,20 @@ def backbone_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tens
         # not to be read from weights, but this is how they were trained
         changes += ["backbone.style='pytorch'", "backbone.first_block_pool='always'"]
     return ', '.join(changes)
+
+
+def another_backbone(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Whether both have a known backbone, and not the same: other numbers of blocks in a stage that
+    both have, another kind, or blocks of another make. Stems, shortcuts and deformable blocks may
+    differ."""
+    there, here = backbone_keys(found), backbone_keys(expected)
+    if not there or not here:
+        return False
+    make = ('type', 'scales', 'base_width', 'groups', 'radix')
+    if any(there.get(key) != here.get(key) for key in make):
+        return True
+    counts = zip(_blocks(_bare(found)), _blocks(_bare(expected)))
+    return any(a != b for a, b in counts if a and b)
 
 
 def _family(weights: Mapping[str, Tensor]) -> str:

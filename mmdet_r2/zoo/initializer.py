@@ -30,7 +30,8 @@ class SafePretrainedInit(PretrainedInit):
     backbone was told not to build; the log lists what was left out.
 
     Args:
-        checkpoint: path, URL, ``torchvision://NAME``, ``open-mmlab://NAME`` or model name.
+        checkpoint: path, URL, ``torchvision://NAME``, ``open-mmlab://NAME``, ``detectron2://PATH``
+            or model name.
         prefix: take only the file's tensors below this name (``'backbone.'``).
         map_location: device to read onto.
 

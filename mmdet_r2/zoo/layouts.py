@@ -8,14 +8,14 @@ before the identity.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import imagenet, mmdet1
+from . import caffe2, detectron2, imagenet, mmdet1
 
 StateDict = Mapping[str, Tensor]
 
 
-def _no_note(source: StateDict) -> str:
+def _no_note(source: StateDict, model: nn.Module | None) -> str:
     return ''
 
 
@@ -27,17 +27,17 @@ class Layout:
         name: for the load report.
         matches: whether a state dict is of this layout, judged by its keys and shapes alone.
         convert: ``(source, target) -> converted``. ``target`` is the model's own state dict, for
-            decisions that need it (one mask head into a three-stage model), or empty where there
-            is no model. Must not change its arguments; entries that our models never have
-            (anchors, pixel means) are left out.
-        note: ``source -> text``: what the weights alone do not bring along, logged as a warning;
-            '' for nothing.
+            decisions that need it (whether a shortcut has a pool), or empty where there is no
+            model. Must not change its arguments; entries that our models never have (anchors,
+            pixel means) are left out.
+        note: ``(source, model) -> text``: what the weights alone do not bring along and the model
+            does not have; without a model (None) all that they do not bring. '' for nothing.
     """
 
     name: str
     matches: Callable[[StateDict], bool]
     convert: Callable[[StateDict, StateDict], dict[str, Tensor]]
-    note: Callable[[StateDict], str] = _no_note
+    note: Callable[[StateDict, nn.Module | None], str] = _no_note
 
 
 def _is_any(source: StateDict) -> bool:
@@ -50,10 +50,12 @@ def _identity(source: StateDict, target: StateDict) -> dict[str, Tensor]:
 
 MMDETECTION = Layout('mmdetection', _is_any, _identity)
 MMDETECTION_1 = Layout('mmdetection 1.x', mmdet1.matches, mmdet1.convert, mmdet1.note)
+DETECTRON2 = Layout('detectron2', detectron2.matches, detectron2.convert, detectron2.note)
+CAFFE2 = Layout('Caffe2', caffe2.matches, caffe2.convert, caffe2.note)
 IMAGENET = Layout('ImageNet, deep stem', imagenet.matches, imagenet.convert)
 
 # the first that matches is taken; the identity stays last
-LAYOUTS: list[Layout] = [MMDETECTION_1, IMAGENET, MMDETECTION]
+LAYOUTS: list[Layout] = [MMDETECTION_1, DETECTRON2, CAFFE2, IMAGENET, MMDETECTION]
 
 
 def detect(source: StateDict) -> Layout:

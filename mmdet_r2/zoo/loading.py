@@ -6,10 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .identify import UNKNOWN, Architecture, backbone_difference, guess_models, identify
+from .arrangement import fitted
+from .identify import (
+    UNKNOWN,
+    Architecture,
+    another_backbone,
+    backbone_difference,
+    guess_models,
+    identify,
+)
 from .layouts import MMDETECTION, detect
 from .reader import read_checkpoint
 
@@ -20,6 +30,7 @@ MIN_BACKBONE = 0.5
 _CONTAINERS = (
     'state_dict',
     'model',
+    'blobs',
     'state_dict_ema',
     'ema_state_dict',
     'model_ema',
@@ -27,8 +38,10 @@ _CONTAINERS = (
 )
 
 
-# HTC's parts that feed other heads, and words of the families that have those heads
+# Parts that feed what is behind them, and words of the families for which that holds: offsets of
+# deformable convolutions, and HTC's branches
 _FEEDS = (
+    ('backbone.conv_offset', re.compile(r'(backbone\.)?layer.*\.conv_offset\.'), ('',)),
     ('roi_head.semantic_head', re.compile(r'roi_head\.semantic_head\.'), ('cascade', 'htc')),
     (
         'roi_head.mask_head.conv_res',
@@ -99,8 +112,9 @@ class LoadReport:
 
     @property
     def cut_off(self) -> list[str]:
-        """Parts of the file without which the heads that were loaded compute something else: HTC's
-        semantic branch and mask information flow, in a model that has HTC's heads but not those."""
+        """Parts of the file without which the heads that were loaded compute something else:
+        offsets of deformable convolutions; HTC's semantic branch and mask information flow, in a
+        model that has HTC's heads but not those."""
         return [
             part
             for part, pattern, fed in _FEEDS
@@ -164,13 +178,14 @@ def load_checkpoint(
 
     Takes state dicts as they are, or inside ``state_dict`` or ``model``; strips ``module.`` where
     all names have it; converts other layouts (:data:`~mmdet_r2.zoo.LAYOUTS`: mmdetection 1.x,
-    ImageNet files); accepts a detector's file for its bare backbone, and the reverse. Heads for
-    another number of classes keep their initial values and are listed.
+    detectron2, Caffe2's and others' ImageNet files); accepts a detector's file for its bare
+    backbone, and the reverse. Heads for another number of classes keep their initial values and are
+    listed.
 
     Args:
         model: a detector or a part of one; wrappers (DDP) are looked through.
-        source: path, URL, ``open-mmlab://NAME``, ``torchvision://NAME``, zoo model name, or a
-            checkpoint already read.
+        source: path, URL, ``open-mmlab://NAME``, ``torchvision://NAME``, ``detectron2://PATH``,
+            zoo model name, or a checkpoint already read.
         map_location: where tensors are put while loading; the model's own device decides where they
             end.
         strict: refuse anything but a perfect fit.
@@ -178,9 +193,10 @@ def load_checkpoint(
         may_differ: with ``strict``, says of a name that it may be in only one of the two.
 
     Raises:
-        CheckpointError: unreadable (see :func:`read_checkpoint`); less than half of the backbone's
-            weights fit, in which case the message says which architecture the file seems to be; or
-            ``strict`` and not a perfect fit. The model is unchanged then.
+        CheckpointError: unreadable (see :func:`read_checkpoint`); of another backbone (other depth,
+            radix, ..., or less than half of its weights fit), in which case the message says which
+            architecture the file seems to be; or ``strict`` and not a perfect fit. The model is
+            unchanged then.
     """
     name = 'the given state dict' if isinstance(source, Mapping) else os.fspath(source)
     checkpoint = source if isinstance(source, Mapping) else read_checkpoint(source, map_location)
@@ -188,7 +204,7 @@ def load_checkpoint(
     target = model.state_dict()
     weights = checkpoint_weights(checkpoint, name)
     layout = detect(weights)
-    note = layout.note(weights)
+    note = layout.note(weights, model)
     weights = layout.convert(weights, target)
     if prefix is not None:
         prefix = prefix.rstrip('.') + '.'
@@ -197,7 +213,7 @@ def load_checkpoint(
             raise CheckpointError(
                 f'{name}: no tensor begins with {prefix!r} (config key init_cfg.prefix).'
             )
-    weights = _fit_prefix(weights, target)
+    weights = fitted(_fit_prefix(weights, target), target)
     mismatched = [
         Mismatch(key, tuple(value.shape), tuple(target[key].shape))
         for key, value in weights.items()
@@ -206,6 +222,11 @@ def load_checkpoint(
     _check_backbone(weights, target, name)
     if strict:
         _check_strict(weights, target, mismatched, name, may_differ)
+    if another_backbone(weights, target):
+        raise CheckpointError(
+            f'{name}: its backbone is another one; {architectures(weights, target)}. Use the '
+            'config that belongs to the checkpoint.'
+        )
     wrong = {m.key for m in mismatched}
     fitting = {key: value for key, value in weights.items() if key not in wrong}
     # Through load_state_dict, not by copying: modules of older files rename their entries there
@@ -237,7 +258,7 @@ def checkpoint_weights(
     checkpoint: Mapping[str, Any], name: str = 'checkpoint'
 ) -> dict[str, Tensor]:
     """The tensors of a checkpoint or bare state dict, by name, without a ``module.`` that all names
-    share.
+    share. numpy's arrays become tensors of the same memory.
 
     Raises:
         CheckpointError: it holds no tensors; ``name`` says which file.
@@ -245,10 +266,11 @@ def checkpoint_weights(
     source: Mapping[str, Any] = checkpoint
     for key in _CONTAINERS:
         inner = checkpoint.get(key)
-        if isinstance(inner, Mapping) and any(isinstance(v, Tensor) for v in inner.values()):
+        if isinstance(inner, Mapping) and any(_tensor(v) is not None for v in inner.values()):
             source = inner
             break
-    weights = {str(k): v for k, v in source.items() if isinstance(v, Tensor)}
+    found = {str(key): _tensor(value) for key, value in source.items()}
+    weights = {key: value for key, value in found.items() if value is not None}
     if not weights:
         keys = ', '.join(map(str, list(checkpoint)[:6])) or 'nothing'
         raise CheckpointError(
@@ -257,6 +279,13 @@ def checkpoint_weights(
     if all(key.startswith('module.') for key in weights):
         weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     return weights
+
+
+def _tensor(value: object) -> Tensor | None:
+    """A tensor, or an array of numbers as one; None for anything else."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in 'biufc':
+        return torch.from_numpy(np.asarray(value, value.dtype.newbyteorder('='), order='C'))
+    return value if isinstance(value, Tensor) else None
 
 
 def checkpoint_dataset_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -459,4 +488,6 @@ def _log(report: LoadReport) -> None:
         text += f'\n{report.table()}'
     print_log(text, logger='current', level=level)
     if report.note:
-        print_log(f'{report.source}: {report.note}.', logger='current', level=logging.WARNING)
+        # What a bare backbone's images will be is not known here: that is told, not warned of.
+        level = logging.WARNING if report.expected.family else logging.INFO
+        print_log(f'{report.source}: {report.note}.', logger='current', level=level)

@@ -11,7 +11,7 @@ although the background is the first, as in the weights; here both lose the firs
 import re
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .imagenet import deep_stem_name
 
@@ -59,8 +59,9 @@ def convert(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[
     return weights
 
 
-def note(source: Mapping[str, Tensor]) -> str:
-    """What a model needs besides the weights to give the very boxes that 1.x gave."""
+def note(source: Mapping[str, Tensor], model: nn.Module | None = None) -> str:
+    """What a model needs besides the weights to give the very boxes that 1.x gave; ``model`` is not
+    looked at."""
     if not _background_first(convert_names(source)):
         return ''
     pool = (

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from ..errors import CheckpointError
 from . import index
-from .download import download, expected_hash, sha256
+from .download import download, expected_hash, has_hash, sha256
 
 _T = TypeVar('_T')
 
@@ -16,6 +16,13 @@ _OPENMMLAB = 'https://download.openmmlab.com/'
 # build on.
 _OPENMMLAB_HOSTS = ('https://mmassets.onedl.ai/', _OPENMMLAB)
 _TORCHVISION = 'https://download.pytorch.org/models/'
+_DETECTRON2 = 'https://dl.fbaipublicfiles.com/detectron2/'
+# The ImageNet files of ResNeSt are at both places (its detectors only at the first's neighbour,
+# .../resnest/detectron/).
+_RESNEST_HOSTS = (
+    'https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/',
+    'https://s3.us-west-1.wasabisys.com/resnest/torch/',
+)
 
 # open-mmlab://NAME -> file in pretrain/third_party/ (ImageNet weights that configs of these
 # families start from)
@@ -65,8 +72,8 @@ _TORCHVISION_FILES = {
 
 
 def urls_of(source: str) -> list[str]:
-    """Addresses of a URL, ``open-mmlab://``/``torchvision://`` name or zoo model, in the order to
-    try; [] for a path.
+    """Addresses of a URL, ``open-mmlab://``/``torchvision://``/``detectron2://`` name or zoo model,
+    in the order to try; [] for a path.
 
     Raises:
         CheckpointError: a scheme name that is in no table; the message has the nearest ones.
@@ -84,7 +91,9 @@ def urls_of(source: str) -> list[str]:
     if scheme in ('torchvision', 'modelzoo'):
         name = name.removesuffix('.imagenet1k_v1')  # newer spelling of the same weights
         return [_TORCHVISION + file for file in _lookup(source, name, _TORCHVISION_FILES)]
-    known = 'http://, https://, open-mmlab:// and torchvision://'
+    if scheme == 'detectron2':  # what follows is a path there, such as COCO-Detection/.../x.pkl
+        return [_DETECTRON2 + name.lstrip('/')]
+    known = 'http://, https://, open-mmlab://, torchvision:// and detectron2://'
     raise CheckpointError(
         f'{source}: unknown kind of checkpoint address; known are a path, {known}.'
     )
@@ -98,20 +107,18 @@ def _lookup(source: str, name: str, table: dict[str, _T]) -> _T:
 
 
 def _with_mirrors(urls: Sequence[str]) -> list[str]:
-    """The addresses, each one on an OpenMMLab host followed or preceded by the other host's
-    copy."""
+    """The addresses, each one on a host of OpenMMLab or ResNeSt followed or preceded by the copy of
+    the other host."""
+    plain = _OPENMMLAB.replace('https', 'http')
+    places = ((_OPENMMLAB_HOSTS, (*_OPENMMLAB_HOSTS, plain)), (_RESNEST_HOSTS, _RESNEST_HOSTS))
     result: list[str] = []
     for url in urls:
         url = url.strip()
-        host = next(
-            (
-                h
-                for h in (*_OPENMMLAB_HOSTS, _OPENMMLAB.replace('https', 'http'))
-                if url.startswith(h)
-            ),
-            None,
-        )
-        copies = [url] if host is None else [other + url[len(host) :] for other in _OPENMMLAB_HOSTS]
+        copies = [url]
+        for hosts, names in places:
+            for name in names:
+                if url.startswith(name):
+                    copies = [host + url[len(name) :] for host in hosts]
         result += [copy for copy in copies if copy not in result]
     return result
 
@@ -147,11 +154,11 @@ def _verified(path: Path) -> Path:
     named, indexed = expected_hash(path.name), index.weights_hash(path.name)
     if named is None and indexed is None:
         return path
-    found = sha256(path)
     for wanted, where in ((named, 'its name'), (indexed, 'its Hash in the metafile')):
-        if wanted and not found.startswith(wanted):
+        if wanted and not has_hash(path, wanted):
+            found = sha256(path)[: len(wanted)]
             raise CheckpointError(
-                f'{path}: its SHA-256 begins with {found[: len(wanted)]}, not {wanted} as {where} '
+                f'{path}: its SHA-256 begins with {found}, not {wanted} as {where} '
                 'says: the file is cut short or was changed. Delete it and download it again; if '
                 'the change is yours, rename it.'
             )

@@ -2,8 +2,9 @@
 
 ``torch.load`` is called with ``weights_only=True`` alone. Training checkpoints of mmengine and
 mmdetection also carry numpy arrays and scalars (logs), ``HistoryBuffer`` and ``ConfigDict``; those
-inert types are allowed by name, every other global is refused. Nothing here, nor anywhere else in
-the package, unpickles without that restriction.
+inert types are allowed by name, every other global is refused. Pickles that torch did not write
+(detectron2's and Caffe2's ``.pkl``) go through :mod:`.pickles`, which knows numpy arrays only.
+Nothing here, nor anywhere else in the package, unpickles without that restriction.
 """
 
 import os
@@ -18,9 +19,13 @@ import numpy as np
 import torch
 
 from ..errors import CheckpointError
+from .pickles import Refused, read_pickle
 
 # torch's loader keeps the allow-list in a global: two threads must not remove each other's entries.
 _LOCK = threading.Lock()
+
+# How torch before 1.6 began its files: a pickle of a number.
+_LEGACY = b'\x80\x02\x8a\x0a' + torch.serialization.MAGIC_NUMBER.to_bytes(10, 'little')
 
 _DTYPES = ('?', 'b', 'B', 'h', 'H', 'i', 'I', 'l', 'L', 'q', 'Q', 'e', 'f', 'd', 'F', 'D', 'S', 'U')
 
@@ -96,9 +101,11 @@ def _allowed_globals() -> list[Any]:
 def read_checkpoint(source: str | os.PathLike[str], map_location: Any = 'cpu') -> dict[str, Any]:
     """Return the dictionary stored in a checkpoint file, URL or zoo name, restricted to inert data.
 
+    Arrays of a ``.pkl`` are numpy's; :func:`checkpoint_weights` makes tensors of them.
+
     Args:
         source: a path, an http(s) URL (downloaded once and verified), ``open-mmlab://NAME``,
-            ``torchvision://NAME`` or a model name of the zoo index.
+            ``torchvision://NAME``, ``detectron2://PATH`` or a model name of the zoo index.
         map_location: as in :func:`torch.load`; tensors are on the CPU by default.
 
     Raises:
@@ -109,8 +116,13 @@ def read_checkpoint(source: str | os.PathLike[str], map_location: Any = 'cpu') -
 
     path = fetch(source)
     try:
-        with _LOCK, torch.serialization.safe_globals(_allowed_globals()):
-            content = torch.load(path, map_location=map_location, weights_only=True)
+        if _is_plain_pickle(path):
+            content = read_pickle(path)
+        else:
+            with _LOCK, torch.serialization.safe_globals(_allowed_globals()):
+                content = torch.load(path, map_location=map_location, weights_only=True)
+    except Refused as error:
+        raise CheckpointError(f'{path}: {_refusal(str(error))}') from None
     except (
         OSError,
         pickle.UnpicklingError,
@@ -142,6 +154,8 @@ def _first_line(error: BaseException) -> str:
 def _reason(path: Path, error: BaseException) -> str:
     """One line for the user: which global was refused, or in what way the file is damaged."""
     text = str(error)
+    if isinstance(error, PermissionError):
+        return 'cannot be read (permission denied).'
     if 'older file format than PyTorch' in text or 'legacy .tar format' in text:
         return (
             'uses the tar format of PyTorch before 0.4, which cannot be read safely; '
@@ -152,24 +166,42 @@ def _reason(path: Path, error: BaseException) -> str:
     )
     refused = refused or re.search(r'allowlisted via `add_safe_globals`,? but got (.+)', text)
     if refused:
-        name = refused.group(1).strip()
-        return (
-            f'refused: it needs {name}, which is not on the list of harmless types; it was not '
-            'run. If you trust its origin, load it where it was made and save only its state_dict.'
-        )
+        return _refusal(refused.group(1).strip())
     size = path.stat().st_size
     if size == 0:
         return 'the file is empty (0 bytes); download or copy it again.'
+    if _is_plain_pickle(path):
+        reason = f'{size} bytes; {_first_line(error)}'
+        return f'the pickle is cut short or damaged ({reason}); download or copy it again.'
     if _begins_as_checkpoint(path) and not zipfile.is_zipfile(path):
         reason = f'{size} bytes; {_first_line(error)}'
         return f'the file is cut short or damaged ({reason}); download or copy it again.'
     return f'not a PyTorch checkpoint that can be read ({size} bytes; {_first_line(error)}).'
 
 
+def _refusal(name: str) -> str:
+    return (
+        f'refused: it needs {name}, which is not on the list of harmless types; it was not '
+        'run. If you trust its origin, load it where it was made and save only its state_dict.'
+    )
+
+
 def _begins_as_checkpoint(path: Path) -> bool:
     """Whether the first bytes are those of ``torch.save``: a zip archive, or the older format's
     magic number."""
-    legacy = b'\x80\x02\x8a\x0a' + torch.serialization.MAGIC_NUMBER.to_bytes(10, 'little')
+    head = _head(path)
+    return _LEGACY.startswith(head) or head.startswith(b'PK')
+
+
+def _is_plain_pickle(path: Path) -> bool:
+    """Whether a file is a pickle that torch did not write. Before protocol 2 pickles had no mark:
+    there the suffix decides."""
+    if _begins_as_checkpoint(path):
+        return False
+    head = _head(path)
+    return path.suffix == '.pkl' or (head[:1] == b'\x80' and head[1] <= pickle.HIGHEST_PROTOCOL)
+
+
+def _head(path: Path) -> bytes:
     with open(path, 'rb') as file:
-        head = file.read(len(legacy))
-    return legacy.startswith(head) or head.startswith(b'PK')
+        return file.read(len(_LEGACY))

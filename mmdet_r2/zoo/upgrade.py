@@ -28,7 +28,7 @@ def upgrade(source: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
     name = os.fspath(source)
     weights = checkpoint_weights(checkpoint, name)
     layout = detect(weights)
-    note = layout.note(weights)
+    note = layout.note(weights, None)
     # cut tensors would otherwise be saved with the whole they are views of
     converted: dict[str, Tensor] = {
         key: value.clone() for key, value in layout.convert(weights, {}).items()

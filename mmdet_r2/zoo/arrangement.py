@@ -1,0 +1,86 @@
+"""The same weights in another arrangement: what a file and a model may differ in without computing
+anything else.
+
+An offset convolution of deformable blocks may be grouped (the ResNeSt fork of detectron2) or dense
+(mmcv): a grouped one is a dense one with zeros off its diagonal blocks. A cascade may have one mask
+head (detectron2) or one per stage (mmdetection), whose masks are averaged.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_OFFSETS = re.compile(r'((?:.*\.)?layer\d\.\d+\.)conv2\.(?:conv\.)?conv_offset\.weight$')
+_MASK, _BOX = 'roi_head.mask_head.', 'roi_head.bbox_head.'
+
+
+def dense_offsets(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Grouped offset convolutions as dense ones; the block's first convolution tells how many
+    channels there are."""
+    result = dict(weights)
+    for key, value in weights.items():
+        if found := _OFFSETS.match(key):
+            first = weights.get(f'{found[1]}conv1.weight')
+            if first is not None and value.dim() == 4:
+                result[key] = _dense(value, len(first))
+    return result
+
+
+def fitted(weights: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Offset convolutions and mask heads in the arrangement of ``target``, a model's state dict,
+    wherever that loses nothing; the rest as it is."""
+    result = dict(weights)
+    for key, value in weights.items():
+        if key in target and _OFFSETS.match(key) and value.shape != target[key].shape:
+            channels = target[key].shape[1]
+            other = (
+                _dense(value, channels) if channels > value.shape[1] else _grouped(value, channels)
+            )
+            result[key] = value if other is None else other
+    return _mask_heads(result, target)
+
+
+def _dense(weight: Tensor, channels: int) -> Tensor:
+    """(O, channels / groups, 3, 3) -> (O, channels, 3, 3), blocks of outputs reading blocks of
+    inputs in turn; as it is where the numbers do not divide."""
+    outputs, inputs = weight.shape[:2]
+    groups, rest = divmod(channels, inputs)
+    if groups < 2 or rest or outputs % groups:
+        return weight
+    blocks = weight.new_zeros((outputs, channels, *weight.shape[2:]))
+    for i, part in enumerate(weight.chunk(groups)):
+        blocks[i * len(part) : (i + 1) * len(part), i * inputs : (i + 1) * inputs] = part
+    return blocks
+
+
+def _grouped(weight: Tensor, inputs: int) -> Tensor | None:
+    """The inverse, for blocks of ``inputs`` channels; None where something stands off the
+    blocks."""
+    outputs, channels = weight.shape[:2]
+    groups, rest = divmod(channels, inputs)
+    if groups < 2 or rest or outputs % groups:
+        return None
+    parts = [part[:, i * inputs : (i + 1) * inputs] for i, part in enumerate(weight.chunk(groups))]
+    grouped = torch.cat(parts)
+    return grouped if torch.equal(_dense(grouped, channels), weight) else None
+
+
+def _mask_heads(weights: dict[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A cascade's one mask head for every stage of a model with several."""
+
+    def stages(names: Mapping[str, Tensor], head: str) -> set[str]:
+        return {key[len(head)] for key in names if re.match(re.escape(head) + r'\d\.', key)}
+
+    wanted = stages(target, _MASK)
+    if not wanted or not stages(weights, _BOX) or stages(weights, _MASK):
+        return weights
+    result: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        if key.startswith(_MASK):
+            rest = key[len(_MASK) :]
+            result.update({f'{_MASK}{stage}.{rest}': value for stage in sorted(wanted)})
+        else:
+            result[key] = value
+    return result
