@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.parity,
     pytest.mark.skipif(not PEER, reason='MMDET_R2_PEER names no Python with mmdetection'),
 ]
+DETECTORS = {**cases.MODELS, **cases.CASCADES}
 GENERATE = Path(__file__).resolve().parent / 'parity' / 'generate.py'
 
 # Configs in these folders that need parts of other families.
@@ -54,26 +55,28 @@ def recorded(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize('name', [*cases.MODELS, 'parts', 'backbones', 'configs', 'initialisation'])
+@pytest.mark.parametrize('name', [*DETECTORS, 'parts', 'backbones', 'configs', 'initialisation'])
 def test_stored_numbers_are_what_the_peer_computes(recorded, name):
     fresh, stored = ours.load(name, recorded), ours.load(name)
     assert set(fresh) == set(stored)
-    if name in cases.MODELS:
+    if name in DETECTORS:
         for index in range(2):
-            worst = ours.match_detections(fresh, stored, index, name.startswith('mask'))
+            worst = ours.match_detections(fresh, stored, index, f'final/{index}/masks' in stored)
             assert worst['boxes'] < 1e-3 and worst['scores'] < 1e-5
     for key, value in fresh.items():
-        if key in ('keys', 'configs', 'statistics'):
+        if key in ('keys', 'configs', 'statistics', 'counts'):
             assert cases.unpack_text(value) == cases.unpack_text(stored[key])
-        elif not key.endswith('@crc') and not key.startswith(('final', 'proposals', 'versions')):
+        elif not key.endswith('@crc') and not key.startswith(
+            ('final', 'averaged', 'proposals', 'versions')
+        ):
             gradient = key.startswith('gradient')
             found = cases.deviation(key, value, stored, average=gradient)
             assert found < (1e-3 if gradient else 1e-4), key
 
 
-@pytest.mark.parametrize('name', cases.MODELS)
+@pytest.mark.parametrize('name', DETECTORS)
 def test_state_dicts_load_strictly_both_ways(name, tmp_path):
-    theirs, config = cases.MODELS[name]
+    theirs, config = DETECTORS[name]
     run_peer(GENERATE, '--save-state', tmp_path / 'theirs.pth', theirs)
     model = ours.build(config)
     load_checkpoint(model, tmp_path / 'theirs.pth', strict=True)
@@ -88,12 +91,11 @@ def test_the_peers_own_configs_build(peer_configs):
     """Every config of the families as mmdetection ships it, ``_base_`` chain included."""
     init_scope()
     files = [
-        *peer_configs.glob('faster_rcnn/*.py'),
-        *peer_configs.glob('mask_rcnn/*.py'),
-        *peer_configs.glob('res2net/faster*.py'),
-        *peer_configs.glob('res2net/mask*.py'),
+        file
+        for family in ('faster_rcnn', 'mask_rcnn', 'cascade_rcnn', 'htc', 'res2net')
+        for file in sorted(peer_configs.glob(f'{family}/*.py'))
     ]
-    assert len(files) > 60
+    assert len(files) > 100
     failures = {}
     for file in files:
         if file.stem in FOREIGN:
@@ -106,12 +108,16 @@ def test_the_peers_own_configs_build(peer_configs):
     assert failures == {}
 
 
-@pytest.mark.parametrize('name', cases.MODELS)
-def test_the_peers_own_configs_predict_the_same(peer_configs, name):
-    arrays = ours.predictions(str(peer_configs / cases.MODELS[name][0]))
+@pytest.mark.parametrize('name', DETECTORS)
+def test_the_peers_own_configs_compute_the_same(peer_configs, name):
+    run = ours.cascade if name in cases.CASCADES else ours.detector
+    arrays = run(str(peer_configs / DETECTORS[name][0]))
     stored = ours.load(name)
+    for key in arrays:
+        if key.startswith('loss/'):
+            assert cases.deviation(key, arrays[key], stored) < 1e-4, key
     for index in range(2):
-        worst = ours.match_detections(arrays, stored, index, with_masks=name.startswith('mask'))
+        worst = ours.match_detections(arrays, stored, index, f'final/{index}/masks' in stored)
         assert worst['boxes'] < 0.01 and worst['scores'] < 1e-4
 
 

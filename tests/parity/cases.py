@@ -25,8 +25,36 @@ MODELS = {
     'mask_rcnn_r50': ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'mask_rcnn_r50_fpn_1x_coco'),
 }
 
+# The same for detectors of several stages.
+CASCADES = {
+    'cascade_rcnn_r2_101': (
+        'res2net/cascade-rcnn_res2net-101_fpn_20e_coco.py',
+        'cascade_rcnn_r2_101_fpn_20e_coco',
+    ),
+    'cascade_mask_rcnn_r2_101': (
+        'res2net/cascade-mask-rcnn_res2net-101_fpn_20e_coco.py',
+        'cascade_mask_rcnn_r2_101_fpn_20e_coco',
+    ),
+    'htc_r2_101': ('res2net/htc_res2net-101_fpn_20e_coco.py', 'htc_r2_101_fpn_20e_coco'),
+    'htc_without_semantic_r50': (
+        'htc/htc-without-semantic_r50_fpn_1x_coco.py',
+        'htc_without_semantic_r50_fpn_1x_coco',
+    ),
+}
+
+# Configs without published weights, hence in no metafile: our name -> that of mmdetection 3.x
+UNPUBLISHED = {
+    'htc_without_semantic_r50_fpn_1x_coco': 'htc-without-semantic_r50_fpn_1x_coco',
+    'cascade_rcnn_r18_fpn_8xb8-amp-lsj-200e_coco': 'cascade-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
+    'cascade_rcnn_r50_fpn_8xb8-amp-lsj-200e_coco': 'cascade-rcnn_r50_fpn_8xb8-amp-lsj-200e_coco',
+    'cascade_rcnn_r101_fpn_8xb8-amp-lsj-200e_coco': 'cascade-rcnn_r101_fpn_8xb8-amp-lsj-200e_coco',
+}
+
 # With this many draws allowed nothing is left to draw: every anchor and RoI is sampled.
 EXHAUSTIVE = 1_000_000
+# Proposals and detections per image in cascades, where three heads see all of them.
+CASCADE_PROPOSALS = 400
+CASCADE_DETECTIONS = 40
 
 # Parameters whose gradients are compared: one before, in and after every part.
 GRADIENTS = (
@@ -42,6 +70,13 @@ GRADIENTS = (
     'fc_reg.bias',
     'mask_head.convs.0.conv.weight',
     'conv_logits.bias',
+    # cascades
+    'mask_head.0.convs.0.conv.weight',
+    'mask_head.1.convs.3.conv.bias',
+    'mask_head.2.upsample.weight',
+    'conv_res.conv.weight',
+    'semantic_head.convs.2.conv.bias',
+    'conv_embedding.conv.weight',
 )
 
 
@@ -60,8 +95,13 @@ GAINS = (
     (r'rpn_reg\.weight$', 0.05),
     (r'fc_cls\.weight$', 1.5),
     (r'fc_reg\.weight$', 0.6),
+    (r'bbox_head\.0\.fc_reg\.weight$', 0.2),  # on top of the line before
+    (r'bbox_head\.[12]\.fc_reg\.weight$', 0.5),
     (r'conv_logits\.weight$', 1.2),
     (r'conv_offset\.weight$', 0.3),
+    (r'^roi_head\.semantic_head\.lateral_convs', 0.45),  # five of them are added up
+    (r'^roi_head\.semantic_head\.conv_(logits|embedding)', 0.2),
+    (r'conv_res\.conv\.weight$', 0.5),
 )
 
 
@@ -139,11 +179,17 @@ def ellipse(height: int, width: int, cx: float, cy: float, rx: float, ry: float)
     return ((((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2) <= 1).astype(np.uint8)
 
 
-def batch() -> list[dict]:
+def batch(crowded: bool = False) -> list[dict]:
     """Two images of different size, as the pipelines would hand them over.
 
     Each: ``img`` uint8 (h, w, 3) BGR, ``ori_shape``, ``scale_factor`` (w, h), ``boxes`` float32
-    (n, 4), ``labels`` int64, ``masks`` uint8 (n, h, w), and ``ignored`` (1, 4), a crowd.
+    (n, 4), ``labels`` int64, ``masks`` uint8 (n, h, w), ``ignored`` (1, 4), a crowd, and
+    ``sem_seg`` uint8 (h, w), 0 to 182 or 255.
+
+    With ``crowded`` there are more objects, near what the filled models propose, so that later
+    stages of a cascade have positives too; and some that stand almost where others stand, so that
+    one RoI fits both best: all that low-quality matching decides where its threshold is that of
+    ordinary matching.
     """
     shapes = (
         (
@@ -154,8 +200,35 @@ def batch() -> list[dict]:
         ),
         ((192, 144), (150, 108), [(70, 60, 60, 50), (60, 140, 22, 35)], (2, 79)),
     )
+    more = (
+        (
+            [
+                (63, 72, 40, 30),
+                (178, 52, 25, 39),
+                (181, 53, 25, 39),
+                (41, 89, 25, 38),
+                (114, 110, 24, 38),
+                (161, 104, 10, 20),
+                (94, 104, 11, 19),
+            ],
+            (24, 39, 7, 61, 12, 3, 50),
+        ),
+        (
+            [
+                (82, 57, 24, 37),
+                (114, 134, 24, 38),
+                (33, 113, 24, 37),
+                (65, 169, 10, 19),
+                (74, 168, 10, 20),
+                (68, 34, 11, 20),
+            ],
+            (5, 33, 2, 44, 70, 18),
+        ),
+    )
     items = []
     for index, ((height, width), original, ellipses, labels) in enumerate(shapes):
+        if crowded:
+            ellipses, labels = [*ellipses, *more[index][0]], (*labels, *more[index][1])
         masks = np.stack([ellipse(height, width, *e) for e in ellipses])
         boxes = []
         for mask in masks:
@@ -171,9 +244,18 @@ def batch() -> list[dict]:
                 labels=np.array(labels, np.int64),
                 masks=masks,
                 ignored=np.array([[20, 15, 90, 60]], np.float32),
+                sem_seg=stuff(f'stuff {index}', height, width),
             )
         )
     return items
+
+
+def stuff(name: str, height: int, width: int) -> np.ndarray:
+    """uint8 (height, width): blocks of five pixels of 183 classes; a tenth is ignored (255)."""
+    draw = random_state(name)
+    coarse = draw.randint(0, 183, (height // 5 + 1, width // 5 + 1))
+    coarse[draw.uniform(size=coarse.shape) < 0.1] = 255
+    return np.kron(coarse, np.ones((5, 5), int))[:height, :width].astype(np.uint8)
 
 
 def rois() -> np.ndarray:
@@ -187,6 +269,12 @@ def rois() -> np.ndarray:
     half = np.stack([side * ratio, side / ratio], 1) / 2
     index = np.arange(18)[:, None] % 2
     return np.concatenate([index, centre - half, centre + half], 1).astype(np.float32)
+
+
+def cascade_rois() -> np.ndarray:
+    """The same, image by image: nine of the first, nine of the second."""
+    given = rois()
+    return given[np.argsort(given[:, 0], kind='stable')]
 
 
 # ------------------------------------------------------------------------------- storing, comparing
@@ -586,6 +674,8 @@ def flatten(config: dict) -> dict[str, object]:
     sections += ('test_evaluator', 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper')
     sections += ('param_scheduler', 'auto_scale_lr')
     defaults = {'backend_args': None, 'debug': False, 'format_only': False, 'pos_weight': -1}
+    defaults |= {'match_low_quality': True, 'with_conv_res': True, 'pad_seg': False}
+    defaults |= {'semantic_roi_extractor': None, 'semantic_head': None, 'enable': False}
     leaves = {}
 
     def walk(value, path: str) -> None:

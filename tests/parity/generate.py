@@ -3,7 +3,8 @@
     PYTHON tests/parity/generate.py [--out tests/data/parity] [NAME ...]
 
 PYTHON is that of an environment with mmdetection 3.x and mmcv's compiled operators; this project
-is not imported. NAMEs are keys of ``cases.MODELS`` and of ``others`` in ``main``; all by default.
+is not imported. NAMEs are keys of ``cases.MODELS``, ``cases.CASCADES`` and of ``others`` in
+``main``; all by default.
 
     PYTHON tests/parity/generate.py --save-state FILE CONFIG
     PYTHON tests/parity/generate.py --load-state FILE CONFIG
@@ -27,7 +28,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 
 register_all_modules()
 CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
@@ -40,16 +41,21 @@ def numpy(value) -> np.ndarray:
 def build(config: str, exhaustive: bool = False):
     cfg = Config.fromfile(CONFIGS / config)
     cfg.model.backbone.init_cfg = None
+    train = cfg.model.train_cfg
+    stages = train.rcnn if isinstance(train.rcnn, list) else [train.rcnn]
     if exhaustive:
-        for part in ('rpn', 'rcnn'):
-            cfg.model.train_cfg[part].sampler.update(num=cases.EXHAUSTIVE, pos_fraction=0.5)
-    model = MODELS.build(cfg.model)
-    return model
+        for part in (train.rpn, *stages):
+            part.sampler.update(num=cases.EXHAUSTIVE, pos_fraction=0.5)
+    if len(stages) > 1:
+        train.rpn_proposal.max_per_img = cases.CASCADE_PROPOSALS
+        cfg.model.test_cfg.rpn.max_per_img = cases.CASCADE_PROPOSALS
+        cfg.model.test_cfg.rcnn.max_per_img = cases.CASCADE_DETECTIONS
+    return MODELS.build(cfg.model)
 
 
-def inputs() -> dict:
+def inputs(crowded: bool = False) -> dict:
     pictures, samples = [], []
-    for index, item in enumerate(cases.batch()):
+    for index, item in enumerate(cases.batch(crowded)):
         height, width = item['img'].shape[:2]
         sample = DetDataSample(
             metainfo=dict(
@@ -66,6 +72,7 @@ def inputs() -> dict:
             masks=BitmapMasks(item['masks'], height, width),
         )
         sample.ignored_instances = InstanceData(bboxes=torch.from_numpy(item['ignored']))
+        sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(item['sem_seg'])[None])
         pictures.append(torch.from_numpy(np.ascontiguousarray(item['img'].transpose(2, 0, 1))))
         samples.append(sample)
     return dict(inputs=pictures, data_samples=samples)
@@ -105,20 +112,38 @@ def record_model(config: str) -> dict[str, np.ndarray]:
             arrays['mask/logits'] = numpy(
                 model.roi_head._mask_forward(features, rois)['mask_preds']
             )
-        for index, sample in enumerate(
-            model.predict(data['inputs'], copy.deepcopy(data['data_samples']), rescale=True)
-        ):
-            found = sample.pred_instances
-            arrays[f'final/{index}/boxes'] = numpy(found.bboxes)
-            arrays[f'final/{index}/scores'] = numpy(found.scores)
-            arrays[f'final/{index}/labels'] = numpy(found.labels)
-            if model.with_mask:
-                arrays[f'final/{index}/masks'] = cases.pack_masks(numpy(found.masks))
+        arrays |= record_detections(model, data)
+    arrays |= record_training(config)
+    return finish(arrays, keys, whole=('proposals/', 'final/', 'box/'))
 
+
+def finish(arrays: dict, keys: dict, whole: tuple[str, ...]) -> dict[str, np.ndarray]:
+    stored = cases.compact(arrays, whole)
+    stored['keys'] = cases.pack_text(keys)
+    stored['versions'] = cases.pack_text(
+        {module.__name__: module.__version__ for module in (mmdet, torch, sys.modules['mmcv'])}
+    )
+    return stored
+
+
+def record_detections(model, data: dict) -> dict[str, np.ndarray]:
+    arrays = {}
+    found = model.predict(data['inputs'], copy.deepcopy(data['data_samples']), rescale=True)
+    for index, sample in enumerate(found):
+        instances = sample.pred_instances
+        for name in ('boxes', 'scores', 'labels'):
+            arrays[f'final/{index}/{name}'] = numpy(instances.get(name.replace('boxes', 'bboxes')))
+        if model.with_mask:
+            arrays[f'final/{index}/masks'] = cases.pack_masks(numpy(instances.masks))
+    return arrays
+
+
+def record_training(config: str, crowded: bool = False) -> dict[str, np.ndarray]:
+    arrays = {}
     model = build(config, exhaustive=True)
     cases.fill_model(model)
     model.train()
-    data = model.data_preprocessor(inputs(), True)
+    data = model.data_preprocessor(inputs(crowded), True)
     losses = model.loss(data['inputs'], data['data_samples'])
     total = 0
     for name, value in losses.items():
@@ -130,12 +155,134 @@ def record_model(config: str) -> dict[str, np.ndarray]:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and any(part in name for part in cases.GRADIENTS):
             arrays[f'gradient/{name}'] = numpy(parameter.grad)
-    stored = cases.compact(arrays, whole=('proposals/', 'final/', 'box/'))
-    stored['keys'] = cases.pack_text(keys)
-    stored['versions'] = cases.pack_text(
-        {module.__name__: module.__version__ for module in (mmdet, torch, sys.modules['mmcv'])}
-    )
+    return arrays
+
+
+def record_cascade(config: str) -> dict[str, np.ndarray]:
+    """What a detector has beyond backbone, neck and RPN, which are those of ``cases.MODELS``."""
+    model = build(config)
+    keys = {name: list(value.shape) for name, value in model.state_dict().items()}
+    cases.fill_model(model)
+    model.eval()
+    head = model.roi_head
+    arrays = {}
+    with torch.no_grad():
+        data = model.data_preprocessor(inputs(), False)
+        metas = [sample.metainfo for sample in data['data_samples']]
+        features = model.extract_feat(data['inputs'])
+        semantic = {}
+        if getattr(head, 'with_semantic', False):
+            logits, embedding = head.semantic_head(features)
+            arrays['semantic/logits'] = numpy(logits)
+            arrays['semantic/embedding'] = numpy(embedding)
+            semantic = dict(semantic_feat=embedding)
+
+        given = torch.from_numpy(cases.cascade_rois())
+        rois, counts, logits = given, [len(given) // 2] * 2, []
+        for stage, box_head in enumerate(head.bbox_head):
+            out = head._bbox_forward(stage, features, rois, **semantic)
+            logits.append(out['cls_score'])
+            arrays[f'box/{stage}/logits'] = numpy(out['cls_score'])
+            arrays[f'box/{stage}/deltas'] = numpy(out['bbox_pred'])
+            labels = out['cls_score'][:, :-1].argmax(1)
+            refined = [
+                box_head.regress_by_class(part[:, 1:], label, deltas, meta)
+                for part, label, deltas, meta in zip(
+                    *(each.split(counts) for each in (rois, labels, out['bbox_pred'])),
+                    metas,
+                    strict=True,
+                )
+            ]
+            arrays[f'box/{stage}/refined'] = numpy(torch.cat(refined))
+            rois = torch.cat([rois[:, :1], torch.cat(refined)], 1)
+        average = sum(logits) / len(logits)
+        arrays['box/scores'] = numpy(average.softmax(1))
+        _, theirs, _ = head._refine_roi(features, given, metas, counts, **semantic)
+        assert torch.allclose(torch.cat(theirs), average, atol=1e-5)
+
+        if model.with_mask:
+            probabilities = []
+            for stage in range(head.num_stages):
+                out = head._mask_forward(stage, features, given, **semantic)['mask_preds']
+                arrays[f'mask/{stage}/logits'] = numpy(out)
+                probabilities.append(out.sigmoid())
+            arrays['mask/average'] = numpy(sum(probabilities) / len(probabilities))
+        arrays |= record_detections(model, data)
+        if hasattr(head, 'mask_info_flow'):
+            arrays |= record_averaged_masks(model, features, data['data_samples'], semantic)
+    arrays |= record_training(config, crowded=True)
+    stored = finish(arrays, keys, whole=('final/', 'averaged/', 'box/'))
+    stored['counts'] = cases.pack_text(record_counts(config))
     return stored
+
+
+def record_averaged_masks(model, features, samples, semantic: dict) -> dict[str, np.ndarray]:
+    """Masks of HTC's detections from the mean of its three heads, as published.
+
+    mmdetection 3.x pastes the last head's alone: here its own modules are called one by one.
+    """
+    head, arrays = model.roi_head, {}
+    metas = [sample.metainfo for sample in samples]
+    proposals = model.rpn_head.predict(features, copy.deepcopy(samples), rescale=False)
+    found = head.predict_bbox(features, metas, proposals, head.test_cfg, **semantic)
+    counts = [len(each) for each in found]
+    rois = torch.cat([each.bboxes.new_full((len(each), 1), i) for i, each in enumerate(found)])
+    rois = torch.cat([rois, torch.cat([each.bboxes for each in found])], 1)
+    masks = sum(
+        head._mask_forward(stage, features, rois, **semantic)['mask_preds'].sigmoid()
+        for stage in range(head.num_stages)
+    )
+    masks = (masks / head.num_stages).split(counts)
+    done = head.mask_head[-1].predict_by_feat(
+        masks, found, metas, head.test_cfg, rescale=True, activate_map=True
+    )
+    for index, each in enumerate(done):
+        arrays[f'averaged/{index}/masks'] = cases.pack_masks(numpy(each.masks))
+    return arrays
+
+
+def record_counts(config: str) -> dict[str, list[int]]:
+    """How much the training step has to tell apart, stage by stage.
+
+    ``box`` and ``mask``: positives and all RoIs that the branch sees; ``shared``: RoIs whose object
+    low-quality matching changes.
+    """
+    model = build(config, exhaustive=True)
+    cases.fill_model(model)
+    model.train()
+    head, counts = model.roi_head, dict(box=[], mask=[], shared=[])
+
+    def watch(name: str) -> None:
+        original = getattr(head, name)
+
+        def watched(*args, **kwargs):
+            results = kwargs.get('sampling_results', args[2] if len(args) > 2 else None)
+            positives = sum(len(each.pos_priors) for each in results)
+            total = sum(len(each.priors) for each in results)
+            counts[name.removesuffix('_loss').replace('bbox', 'box')].append([positives, total])
+            return original(*args, **kwargs)
+
+        setattr(head, name, watched)
+
+    watch('bbox_loss')
+    if model.with_mask:
+        watch('mask_loss')
+    for assigner in head.bbox_assigner:
+        original = assigner.assign
+
+        def watched(*args, original=original, assigner=assigner):
+            usual, assigner.match_low_quality = assigner.match_low_quality, False
+            strict = original(*args)
+            assigner.match_low_quality = True
+            loose = original(*args)
+            assigner.match_low_quality = usual
+            counts['shared'].append(int((strict.gt_inds != loose.gt_inds).sum()))
+            return original(*args)
+
+        assigner.assign = watched
+    data = model.data_preprocessor(inputs(crowded=True), True)
+    model.loss(data['inputs'], data['data_samples'])
+    return counts
 
 
 def record_parts() -> dict[str, np.ndarray]:
@@ -231,19 +378,22 @@ def record_backbones() -> dict[str, np.ndarray]:
 
 def record_configs() -> dict[str, np.ndarray]:
     """mmdetection's resolved configs of the models that our metafiles name (key ``Alias``)."""
-    configs = {}
+    aliases = dict(cases.UNPUBLISHED)
     for metafile in sorted(Path(__file__).resolve().parents[2].glob('configs/*/metafile.yml')):
         for model in yaml.safe_load(metafile.read_text())['Models']:
-            files = list(CONFIGS.glob(f'*/{model["Alias"]}.py'))
-            if files:
-                configs[model['Name']] = cases.flatten(Config.fromfile(files[0]).to_dict())
+            aliases[model['Name']] = model['Alias']
+    configs = {}
+    for name, alias in aliases.items():
+        files = list(CONFIGS.glob(f'*/{alias}.py'))
+        if files:
+            configs[name] = cases.flatten(Config.fromfile(files[0]).to_dict())
     return dict(configs=cases.pack_text(configs))
 
 
 def record_initialisation() -> dict[str, np.ndarray]:
     """Statistics of every parameter before training, backbones from scratch."""
     stored = {}
-    for name, (config, _) in cases.MODELS.items():
+    for name, (config, _) in {**cases.MODELS, **cases.CASCADES}.items():
         torch.manual_seed(0)
         model = build(config)
         model.init_weights()
@@ -280,8 +430,13 @@ def main() -> None:
         initialisation=record_initialisation,
     )
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in args.names or [*cases.MODELS, *others]:
-        stored = others[name]() if name in others else record_model(cases.MODELS[name][0])
+    for name in args.names or [*cases.MODELS, *cases.CASCADES, *others]:
+        if name in others:
+            stored = others[name]()
+        elif name in cases.CASCADES:
+            stored = record_cascade(cases.CASCADES[name][0])
+        else:
+            stored = record_model(cases.MODELS[name][0])
         np.savez_compressed(args.out / f'{name}.npz', **stored)
         print(f'{name}.npz: {(args.out / f"{name}.npz").stat().st_size / 1000:.0f} kB')
 

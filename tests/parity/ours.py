@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from parity import cases
@@ -31,18 +31,23 @@ def numpy(value: torch.Tensor) -> np.ndarray:
 
 def build(config: str, exhaustive: bool = False):
     """A model of a config (path, name or Config), without the weights its backbone asks for."""
-    overrides = {'model.backbone.init_cfg': None}
+    model = load_config(config, {'model.backbone.init_cfg': None}).model
+    train = model.train_cfg
+    stages = train.rcnn if isinstance(train.rcnn, list) else [train.rcnn]
     if exhaustive:
-        for part in ('rpn', 'rcnn'):
-            overrides[f'model.train_cfg.{part}.sampler.num'] = cases.EXHAUSTIVE
-            overrides[f'model.train_cfg.{part}.sampler.pos_fraction'] = 0.5
+        for part in (train.rpn, *stages):
+            part.sampler.update(num=cases.EXHAUSTIVE, pos_fraction=0.5)
+    if len(stages) > 1:
+        train.rpn_proposal.max_per_img = cases.CASCADE_PROPOSALS
+        model.test_cfg.rpn.max_per_img = cases.CASCADE_PROPOSALS
+        model.test_cfg.rcnn.max_per_img = cases.CASCADE_DETECTIONS
     init_scope()
-    return MODELS.build(load_config(config, overrides).model)
+    return MODELS.build(model)
 
 
-def inputs() -> dict:
+def inputs(crowded: bool = False) -> dict:
     pictures, samples = [], []
-    for index, item in enumerate(cases.batch()):
+    for index, item in enumerate(cases.batch(crowded)):
         height, width = item['img'].shape[:2]
         sample = DetDataSample(
             metainfo=dict(
@@ -59,6 +64,7 @@ def inputs() -> dict:
             masks=BitmapMasks(item['masks'], height, width),
         )
         sample.ignored_instances = InstanceData(bboxes=torch.from_numpy(item['ignored']))
+        sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(item['sem_seg'])[None])
         pictures.append(torch.from_numpy(np.ascontiguousarray(item['img'].transpose(2, 0, 1))))
         samples.append(sample)
     return dict(inputs=pictures, data_samples=samples)
@@ -68,10 +74,12 @@ def state_shapes(model: torch.nn.Module) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in model.state_dict().items()}
 
 
-def predictions(config: str) -> dict[str, np.ndarray]:
-    """Everything from the network's input to the final detections; ``keys``: shapes by name."""
+def detector(config: str) -> dict[str, np.ndarray]:
+    """Everything from the network's input to the final detections, and a training step; ``keys``:
+    shapes by name.
+    """
     arrays = {}
-    model = build(config)
+    model = build(config, exhaustive=True)
     arrays['keys'] = cases.pack_text(state_shapes(model))
     cases.fill_model(model)
     model.eval()
@@ -100,25 +108,77 @@ def predictions(config: str) -> dict[str, np.ndarray]:
         arrays['box/deltas'] = numpy(output.deltas)
         if model.with_mask:
             arrays['mask/logits'] = numpy(head.mask_forward(features, context, rois, None)[0])
-        found = model.predict(data['inputs'], copy.deepcopy(samples), rescale=True)
-        for index, sample in enumerate(found):
-            arrays[f'final/{index}/boxes'] = numpy(sample.pred_instances.bboxes)
-            arrays[f'final/{index}/scores'] = numpy(sample.pred_instances.scores)
-            arrays[f'final/{index}/labels'] = numpy(sample.pred_instances.labels)
-            if model.with_mask:
-                arrays[f'final/{index}/masks'] = cases.pack_masks(
-                    numpy(sample.pred_instances.masks)
-                )
+        arrays |= detections(model, data)
+    return arrays | training(model)
+
+
+def detections(model, data: dict) -> dict[str, np.ndarray]:
+    """Final detections of both images."""
+    arrays = {}
+    found = model.predict(data['inputs'], copy.deepcopy(data['data_samples']), rescale=True)
+    for index, sample in enumerate(found):
+        arrays[f'final/{index}/boxes'] = numpy(sample.pred_instances.bboxes)
+        arrays[f'final/{index}/scores'] = numpy(sample.pred_instances.scores)
+        arrays[f'final/{index}/labels'] = numpy(sample.pred_instances.labels)
+        if model.with_mask:
+            arrays[f'final/{index}/masks'] = cases.pack_masks(numpy(sample.pred_instances.masks))
     return arrays
 
 
-def training(config: str) -> dict[str, np.ndarray]:
-    """Losses with everything sampled, and some gradients of their sum."""
+def cascade(config: str) -> dict[str, np.ndarray]:
+    """Each stage on fixed RoIs, their averages, the semantic branch, the final detections, and a
+    training step.
+
+    HTC's detections twice: with the masks of the last head (``final``), as mmdetection 3.x has
+    them, and with those of all heads (``averaged``), as published.
+    """
     arrays = {}
     model = build(config, exhaustive=True)
+    arrays['keys'] = cases.pack_text(state_shapes(model))
     cases.fill_model(model)
+    model.eval()
+    head = model.roi_head
+    with torch.no_grad():
+        data = model.data_preprocessor(inputs(), False)
+        shapes = [sample.img_shape for sample in data['data_samples']]
+        features = model.extract_feat(data['inputs'])
+        context = head.context(features)
+        if context is not None:
+            logits, embedding = head.semantic_head(features)
+            arrays['semantic/logits'] = numpy(logits)
+            arrays['semantic/embedding'] = numpy(context)
+            assert torch.equal(embedding, context)
+        given = torch.from_numpy(cases.cascade_rois())
+        rois = given
+        for index, stage in enumerate(head.stages):
+            output = head.box_forward(stage, features, context, rois)
+            rois = stage.refine(output, rois, shapes)
+            arrays[f'box/{index}/logits'] = numpy(output.logits)
+            arrays[f'box/{index}/deltas'] = numpy(output.deltas)
+            arrays[f'box/{index}/refined'] = numpy(rois[:, 1:])
+        proposals = list(given[:, 1:].split(len(given) // 2))
+        raw = head(features, proposals, shapes)
+        arrays['box/scores'] = numpy(raw[0].softmax(1))
+        if model.with_mask:
+            masks = head.mask_forward(features, context, given, None)
+            for index, logits in enumerate(masks):
+                arrays[f'mask/{index}/logits'] = numpy(logits)
+            arrays['mask/average'] = numpy(sum(each.sigmoid() for each in masks) / len(masks))
+        arrays |= detections(model, data)
+        if hasattr(head, 'mask_average'):
+            assert head.mask_average == 'all', 'the default is what was published'
+            for index in range(2):
+                arrays[f'averaged/{index}/masks'] = arrays[f'final/{index}/masks']
+            head.mask_average = 'last'
+            arrays |= detections(model, data)
+    return arrays | training(model, crowded=True)
+
+
+def training(model, crowded: bool = False) -> dict[str, np.ndarray]:
+    """Losses of a model that samples everything, and some gradients of their sum."""
+    arrays = {}
     model.train()
-    data = model.data_preprocessor(inputs(), True)
+    data = model.data_preprocessor(inputs(crowded), True)
     losses = model.loss(data['inputs'], data['data_samples'])
     for name, value in losses.items():
         arrays[f'loss/{name}'] = numpy(value).reshape(())
@@ -274,29 +334,39 @@ def load(name: str, folder: Path = STORED) -> dict[str, np.ndarray]:
         return {key: file[key] for key in file.files}
 
 
+def match_masks(masks: np.ndarray, arrays: dict, stored: dict, index: int, name: str) -> float:
+    """:func:`match_detections` of detections whose packed masks are ``masks``, with those stored as
+    ``name``: 1 - IoU."""
+    arrays = {**arrays, f'final/{index}/masks': masks}
+    stored = {**stored, f'final/{index}/masks': stored[f'{name}/{index}/masks']}
+    return match_detections(arrays, stored, index, with_masks=True)['1 - mask IoU']
+
+
 def report(folder: Path) -> None:
     """Largest deviations, one line per quantity."""
-    for name, (_, config) in cases.MODELS.items():
+    for name, (_, config) in {**cases.MODELS, **cases.CASCADES}.items():
         stored = load(name, folder)
-        arrays = {**predictions(config), **training(config)}
+        arrays = cascade(config) if name in cases.CASCADES else detector(config)
         worst: dict[str, float] = {}
+
+        def note(key: str, value: float, worst: dict[str, float] = worst) -> None:
+            worst[key] = max(worst.get(key, 0), value)
+
         for key, value in arrays.items():
-            group = key.split('/')[0]
-            if group not in ('final', 'proposals', 'keys'):
-                group = key if group == 'loss' else group
-                found = cases.deviation(key, value, stored, average=group == 'gradient')
-                worst[group] = max(worst.get(group, 0), found)
+            group, *rest = key.split('/')
+            if group not in ('final', 'averaged', 'proposals', 'keys'):
+                group = f'box {rest[-1]}' if group == 'box' else group
+                note(group, cases.deviation(key, value, stored, average=group == 'gradient'))
         for index in range(2):
-            for prefix, result in (
-                ('proposals', match_proposals(arrays, stored, index)),
-                (
-                    'final',
-                    match_detections(arrays, stored, index, f'final/{index}/masks' in stored),
-                ),
-            ):
-                for what, value in result.items():
-                    key = f'{prefix} {what}'
-                    worst[key] = max(worst.get(key, 0), value)
+            if f'proposals/{index}/boxes' in stored:
+                for what, value in match_proposals(arrays, stored, index).items():
+                    note(f'proposals {what}', value)
+            with_masks = f'final/{index}/masks' in stored
+            for what, value in match_detections(arrays, stored, index, with_masks).items():
+                note(f'final {what}', value)
+            if f'averaged/{index}/masks' in stored:
+                masks = arrays[f'averaged/{index}/masks']
+                note('averaged masks', match_masks(masks, arrays, stored, index, 'averaged'))
         print(f'\n{name}')
         for key, value in worst.items():
             print(f'  {key:24s} {value:.1e}')
