@@ -143,8 +143,10 @@ OPS = {
     'soft_nms': 'iou_threshold sigma min_score method offset class_agnostic split_thr max_num',
     'RoIAlign': 'output_size spatial_scale sampling_ratio pool_mode aligned use_torchvision',
     'RoIPool': 'output_size spatial_scale',
-    'DCN': 'deform_groups groups im2col_step fallback_on_stride stride padding dilation bias',
-    'DCNv2': 'deform_groups groups im2col_step fallback_on_stride stride padding dilation bias',
+    'DCN': 'deform_groups offset_groups groups im2col_step fallback_on_stride stride padding '
+    'dilation bias',
+    'DCNv2': 'deform_groups offset_groups groups im2col_step fallback_on_stride stride padding '
+    'dilation bias',
 }
 
 #: Keys that are taken out, or added to another call, before the component of this parameter or role
@@ -204,11 +206,11 @@ PLAIN: dict[str, str | None] = {
     'visualization early_stopping num_class_check invalid_loss unreadable_images progress ~',
     'train_cfg': 'rpn rpn_proposal rcnn',
     'test_cfg': 'rpn rcnn panoptic',
-    'train_cfg.rpn': 'assigner sampler allowed_border',
+    'train_cfg.rpn': 'assigner sampler allowed_border samples_per_img',
     'train_cfg.rpn_proposal': _RPN_PROPOSAL,
     'train_cfg.rcnn': 'assigner sampler mask_size',
     'test_cfg.rpn': _RPN_PROPOSAL,
-    'test_cfg.rcnn': 'score_thr nms max_per_img mask_thr_binary',
+    'test_cfg.rcnn': ('score_thr nms max_per_img mask_thr_binary nms_after_rescale drop_empty'),
     'test_cfg.panoptic': 'score_thr max_per_img mask_thr_binary mask_overlap nms stuff_area_limit',
     'tta_cfg': 'nms max_per_img',
     'paramwise_cfg': (
@@ -378,12 +380,12 @@ class _Checker:
             )
             return None
         registries = ROLES[role]
+        if role == 'model' and kind in OPS:  # before the registry, which may know mmcv's by now
+            return OPS[kind]
         for candidate in registries:
             found = candidate.get(kind)
             if found is not None:
                 return found
-        if role == 'model' and kind in OPS:
-            return OPS[kind]
         if role == 'loop' and path[0] == 'train_cfg' and kind == 'TrainLoop':
             return None
         known = {name for registry_ in registries for name in _names(registry_)}

@@ -8,8 +8,12 @@ import torch.nn.functional as F
 from small_detector import STUFF, K, batch_of, build, cascade_config, small_config
 
 from mmdet_r2.errors import DataError
+from mmdet_r2.models.postprocess import Detections, to_original
+from mmdet_r2.models.roi import Picked
+from mmdet_r2.models.roi.box_head import BoxOutput
 from mmdet_r2.models.targets import Targets
-from mmdet_r2.structures.boxes import boxes_to_rois
+from mmdet_r2.structures import DetDataSample
+from mmdet_r2.structures.boxes import box_iou, boxes_to_rois
 
 SYSTEMS = {
     'cascade rcnn': dict(mask=False),
@@ -119,14 +123,16 @@ def _targets(model, *counts):
     return data, Targets.from_samples(data['data_samples'])
 
 
-def _random_proposals(targets, per_image=40, seed=3):
+def _random_proposals(targets, per_image=12, seed=3):
     """Jittered objects: some of every IoU."""
     generator = torch.Generator().manual_seed(seed)
     result = []
     for boxes in targets.boxes:
         rows = boxes[torch.randint(0, len(boxes), (per_image,), generator=generator)]
         size = (rows[:, 2:] - rows[:, :2]).repeat(1, 2)
-        result.append(rows + size * 0.4 * torch.randn(rows.shape, generator=generator))
+        rows = (rows + size * 0.4 * torch.randn(rows.shape, generator=generator)).clamp(0, 60)
+        low, high = torch.minimum(rows[:, :2], rows[:, 2:]), torch.maximum(rows[:, :2], rows[:, 2:])
+        result.append(torch.cat([low, high + 1], 1))
     return result
 
 
@@ -137,10 +143,10 @@ def test_refined_boxes_are_decoded_clipped_and_without_the_objects_themselves():
     feats = tuple(torch.randn(2, 16, 96 // s, 96 // s) for s in (4, 8, 16, 32, 64))
     forward = lambda rois: model.roi_head.box_forward(stage, feats, None, rois)  # noqa: E731
     picked = stage.sample(_random_proposals(targets), targets, forward)
-    assert picked.counts == [16, 16] and picked.is_gt.any()
+    assert picked.is_gt.any() and not picked.is_gt.all()
     output = forward(picked.rois)
     output.deltas = output.deltas.detach() + torch.randn(output.deltas.shape)
-    refined = stage.refine_picked(output, picked, targets.img_shapes)
+    refined = stage.refine_picked(output, picked, targets.img_shapes, resampled=True)
     for i, boxes in enumerate(refined):
         own = (picked.rois[:, 0] == i) & ~picked.is_gt
         height, width = targets.img_shapes[i]
@@ -380,3 +386,117 @@ def test_a_list_for_a_head_of_one_stage_is_refused():
     config['train_cfg']['rcnn'] = [config['train_cfg']['rcnn']] * 3
     with pytest.raises(ValueError, match='list of 3: StandardRoIHead has one stage'):
         build(config)
+
+
+# --- detectron2's cascade -------------------------------------------------------------------------
+
+DETECTRON2 = dict(
+    resample=False,
+    score_average='probs',
+    feature_grad_scale=1 / 3,
+    mask_stages='first',
+    stage_loss_weights=[1, 1, 1],
+)
+
+
+def _detectron2_config():
+    config = cascade_config()
+    config['roi_head'].update(DETECTRON2)
+    config['test_cfg']['rcnn'].update(nms_after_rescale=False, drop_empty=True)
+    return config
+
+
+def test_later_stages_train_on_all_refined_boxes(monkeypatch):
+    model = build(_detectron2_config())
+    head, seen = model.roi_head, []
+    for stage in head.stages:
+        sample = stage.sample
+
+        def record(boxes, targets, forward, sample=sample):
+            picked = sample(boxes, targets, forward)
+            seen.append((boxes, picked))
+            return picked
+
+        monkeypatch.setattr(stage, 'sample', record)
+    data, targets = _targets(model, 3, 2)
+    losses = head.loss(model.extract_feat(data['inputs']), _random_proposals(targets), targets)
+    (_, first), (second_boxes, second), (third_boxes, third) = seen
+    assert first.is_gt.any() and not second.is_gt.any()
+    assert [len(b) for b in second_boxes] == first.counts == second.counts == third.counts
+    assert [len(b) for b in third_boxes] == second.counts
+    for boxes, picked, thr in ((second_boxes, second, 0.6), (third_boxes, third, 0.7)):
+        iou = [box_iou(b, t).amax(1) for b, t in zip(boxes, targets.boxes, strict=True)]
+        assert len(picked.pos) == sum(int((i >= thr).sum()) for i in iou)
+    assert {name for name in losses if 'mask' in name} == {'s0.loss_mask'}
+
+
+def test_refined_boxes_without_area_are_dropped():
+    model = build(_detectron2_config())
+    stage = model.roi_head.stages[0]
+    boxes = torch.tensor([[1.0, 1, 9, 9], [30, 2, 40, 9]])  # the second lies right of the image
+    picked = Picked(
+        boxes_to_rois([boxes]), torch.tensor([0, K]), torch.tensor([True, False]),
+        torch.tensor([0]), boxes[:1], [torch.tensor([0])], [2],
+    )  # fmt: skip
+    output = BoxOutput(torch.zeros(2, K + 1), torch.zeros(2, 4))
+    (kept,) = stage.refine_picked(output, picked, [(20, 25)], resampled=False)
+    assert kept.tolist() == [[1, 1, 9, 9]]
+    (kept,) = stage.refine_picked(output, picked, [(20, 25)], resampled=True)
+    assert kept.tolist() == [[25, 2, 25, 9]]
+
+
+def test_probabilities_instead_of_logits_are_averaged():
+    model = build(_detectron2_config()).eval()
+    head = model.roi_head
+    for stage in head.stages:
+        torch.nn.init.normal_(stage.box_head.fc_cls.weight, std=0.5)
+    feats = tuple(torch.randn(1, 16, 96 // s, 96 // s) for s in (4, 8, 16, 32, 64))
+    boxes = torch.tensor([[4.0, 4, 40, 40], [20, 10, 80, 60]])
+    with torch.no_grad():
+        _, output = head._classify(feats, None, [boxes], [(96, 96)])
+        rois, probs, before = boxes_to_rois([boxes]), [], None
+        for stage in head.stages:
+            rois = rois if before is None else before.refine(out, rois, [(96, 96)])  # noqa: F821
+            out, before = head.box_forward(stage, feats, None, rois), stage
+            probs.append(out.logits.softmax(1))
+    torch.testing.assert_close(output.logits.softmax(1), torch.stack(probs).mean(0))
+
+
+def test_the_gradient_of_box_features_is_scaled():
+    gradients = []
+    for scale in (1.0, 1 / 3):
+        config = _detectron2_config()
+        config['roi_head']['feature_grad_scale'] = scale
+        head = build(config).roi_head
+        feats = tuple(torch.ones(1, 16, 96 // s, 96 // s).requires_grad_() for s in (4, 8, 16, 32))
+        rois = torch.tensor([[0, 4.0, 4, 40, 40]])
+        output = head.box_forward(head.stages[1], feats, None, rois)
+        output.logits.pow(2).sum().backward()
+        gradients.append((feats[0].grad, head.bbox_head[1].fc_cls.weight.grad))
+    torch.testing.assert_close(gradients[1][0], gradients[0][0] / 3)
+    assert torch.equal(gradients[1][1], gradients[0][1])
+
+
+def test_one_mask_head_serves_the_final_boxes():
+    model = build(_detectron2_config())
+    names = [name for name in model.state_dict() if 'mask_head' in name]
+    assert 'roi_head.mask_head.conv_logits.weight' in names
+    assert not any('mask_head.0' in name for name in names)
+    losses = model(**batch_of(model, 3, 0), mode='loss')
+    model.parse_losses(losses)[0].backward()
+    assert all(p.grad is not None for p in model.parameters())
+    found = model.eval()(**batch_of(model, 0, training=False, scale=0.5), mode='predict')[0]
+    instances = found.pred_instances
+    assert instances.masks.shape == (len(instances), *found.ori_shape) and len(instances)
+
+
+def test_boxes_without_area_are_dropped_after_rescaling():
+    found = Detections(
+        torch.tensor([[0.0, 0, 8, 8], [20, 0, 24, 8]]), torch.ones(2), torch.tensor([0, 1]),
+        torch.rand(2, 4, 4),
+    )  # fmt: skip
+    sample = DetDataSample(metainfo=dict(ori_shape=(10, 10), scale_factor=(2.0, 1.0)))
+    (kept,) = to_original([found], [sample], drop_empty=True)
+    assert kept.boxes.tolist() == [[0, 0, 4, 8]] and kept.labels.tolist() == [0]
+    assert len(kept.masks) == 1
+    assert len(to_original([found], [sample], drop_empty=False)[0].boxes) == 2

@@ -278,3 +278,17 @@ def test_soft_nms_lowers_overlapping_scores_and_keeps_the_boxes():
 def test_selection_options_are_checked(change, message):
     with pytest.raises(ValueError, match=message):
         DetectionSelector(**change)
+
+
+def test_the_losses_of_the_rpn_can_be_divided_by_a_fixed_number():
+    """detectron2 divides by 256 per image however few anchors were sampled."""
+    losses = []
+    for samples in (None, 256):
+        config = small_config(mask=False)
+        config.update(type='RPN', roi_head=None)
+        config['train_cfg']['rpn'].update(samples_per_img=samples)
+        model = build(config)
+        torch.manual_seed(0)
+        losses.append(model(**batch_of(model, 3, 2), mode='loss'))
+    for name, value in losses[0].items():  # 64 anchors were sampled in each of two images
+        assert losses[1][name].item() == pytest.approx(value.item() * 128 / 512, rel=1e-5)

@@ -208,3 +208,16 @@ def test_anchor_generator_says_what_is_missing():
         AnchorGenerator(strides=[4], ratios=[1.0])
     with pytest.raises(ValueError, match=r'1 strides.*2 levels'):
         AnchorGenerator(strides=[4], ratios=[1.0], scales=[8]).grid_anchors([(2, 2), (1, 1)])
+
+
+@pytest.mark.parametrize('all_ties', [True, False])
+def test_a_claimed_box_may_keep_the_object_it_overlaps_most(all_ties):
+    """detectron2: low-quality matches become positive, their target stays the nearest object."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]])
+    objects = torch.tensor([[0.0, 0, 10, 14], [0, 0, 4, 10]])
+    options = dict(pos_iou_thr=0.9, neg_iou_thr=0.3, gt_max_assign_all=all_ties)
+    claimed = MaxIoUAssigner(**options).assign(boxes, objects).gt_index
+    nearest = MaxIoUAssigner(**options, low_quality_target='nearest').assign(boxes, objects)
+    assert claimed.tolist() == [1, BACKGROUND] and nearest.gt_index.tolist() == [0, BACKGROUND]
+    with pytest.raises(ValueError, match="low_quality_target='best'"):
+        MaxIoUAssigner(**options, low_quality_target='best')

@@ -5,7 +5,7 @@ Shape legend: B images, R RoIs of the batch, K classes, N detections of an image
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from mmdet_r2 import ops
 from mmdet_r2.models.targets import img_shapes
 from mmdet_r2.structures import DetDataSample
-from mmdet_r2.structures.boxes import box_limits
+from mmdet_r2.structures.boxes import box_limits, clip_boxes
 from mmdet_r2.structures.masks import paste_masks
 
 if TYPE_CHECKING:
@@ -30,13 +30,18 @@ _NMS_KEYS = {
 @dataclass
 class Detections:
     """One image's detections, best first: ``boxes`` (N, 4) xyxy, ``scores`` (N,), ``labels`` (N,)
-    int64, ``masks`` (N, H, W)
-    bool or None."""
+    int64, ``masks`` (N, H, W) bool, before :func:`paste` (N, M, M) probabilities, or None.
+    """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     masks: Tensor | None = None
+
+    def __getitem__(self, index: Tensor) -> Detections:
+        """Some of the detections, by index or bool mask."""
+        masks = None if self.masks is None else self.masks[index]
+        return Detections(self.boxes[index], self.scores[index], self.labels[index], masks)
 
     def to_instances(self) -> InstanceData:
         """The same as ``pred_instances`` of a data sample."""
@@ -56,11 +61,17 @@ class DetectionSelector:
         nms: ``dict(type='nms', iou_threshold=0.5)`` or ``dict(type='soft_nms', ...)``;
             ``class_agnostic=True`` lets classes suppress each other.
         max_per_img: detections kept per image; negative: all.
+        nms_after_rescale: suppress in original-image pixels, as mmdetection does in box-only
+            models; False, and always where there are masks: in those of the network input.
+        drop_empty: leave out detections without area in the original image, as detectron2 does;
+            only where suppression comes first.
     """
 
     score_thr: float = 0.05
     nms: dict | None = None
     max_per_img: int = 100
+    nms_after_rescale: bool = True
+    drop_empty: bool = False
 
     def __post_init__(self) -> None:
         nms = dict(self.nms or dict(type='nms', iou_threshold=0.5))
@@ -72,6 +83,15 @@ class DetectionSelector:
                 f'{sorted(_NMS_KEYS.get(self.kind, _NMS_KEYS["soft_nms"]))}'
             )
         self.options = nms
+        if self.drop_empty and self.nms_after_rescale:
+            raise ValueError(
+                'test_cfg.rcnn.drop_empty=True needs nms_after_rescale=False: it drops what is '
+                'empty after suppression'
+            )
+
+    def suppresses_rescaled(self, with_mask: bool) -> bool:
+        """Whether suppression sees original-image pixels."""
+        return self.nms_after_rescale and not with_mask
 
     def select(
         self,
@@ -132,33 +152,40 @@ class DetectionSelector:
         return keep, scores
 
 
-def paste(
-    detections: list[Detections],
-    probs: Tensor,
-    samples: list[DetDataSample],
-    threshold: float,
-    rescale: bool,
+def to_original(
+    detections: list[Detections], samples: list[DetDataSample], drop_empty: bool
 ) -> list[Detections]:
-    """Detections with their masks, and with boxes in original pixels when ``rescale``.
+    """Detections from network-input to original-image pixels; ``masks`` stay as they are.
 
     Args:
-        detections: boxes in network-input pixels; probs: (sum N, M, M) mask probabilities in the
-            same order.
+        drop_empty: also cut the boxes to the image, and leave out those without area.
+    """
+    scales = _scale_rows(samples, detections[0].boxes, inverse=False) if detections else []
+    done = []
+    for found, sample, scale in zip(detections, samples, scales, strict=True):
+        moved = replace(found, boxes=found.boxes / scale)
+        if drop_empty:
+            moved.boxes = clip_boxes(moved.boxes, sample.ori_shape[:2])
+            moved = moved[(moved.boxes[:, 2:] > moved.boxes[:, :2]).all(1)]
+        done.append(moved)
+    return done
+
+
+def paste(
+    detections: list[Detections], shapes: list[tuple[int, int]], threshold: float
+) -> list[Detections]:
+    """Detections whose ``masks`` are pasted from the boxes into images of ``shapes`` (height,
+    width).
+
+    Args:
+        detections: with ``masks`` (N, M, M), the probabilities inside each box.
         threshold: probability from which a pixel is inside; negative: masks are uint8 probabilities
             x 255.
     """
-    scales = _scale_rows(samples, probs, inverse=False)
-    done = []
-    for found, prob, sample, scale in zip(
-        detections, probs.split([len(d.boxes) for d in detections]), samples, scales, strict=True
-    ):
-        if rescale:
-            boxes, shape = found.boxes / scale, tuple(sample.ori_shape[:2])
-        else:
-            boxes, shape = found.boxes, tuple(sample.img_shape[:2])
-        masks = paste_masks(prob, boxes, shape, threshold)
-        done.append(Detections(boxes, found.scores, found.labels, masks))
-    return done
+    return [
+        replace(found, masks=paste_masks(found.masks, found.boxes, tuple(shape[:2]), threshold))
+        for found, shape in zip(detections, shapes, strict=True)
+    ]
 
 
 def _scale_rows(samples: list[DetDataSample], like: Tensor, inverse: bool) -> Tensor:

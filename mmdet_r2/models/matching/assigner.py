@@ -47,6 +47,8 @@ class MaxIoUAssigner:
     claims the last object's wins.
 
     Args:
+        low_quality_target: what a claimed box is trained on: 'claimant', the object that claims it,
+            or 'nearest', the object that it overlaps most, as in detectron2.
         ignore_iof_thr: boxes that lie in an ignore region by more than this share are ignored;
             negative: never.
         ignore_wrt_candidates: the share is of the box's own area rather than of the region's.
@@ -63,7 +65,14 @@ class MaxIoUAssigner:
         match_low_quality: bool = True,
         gpu_assign_thr: float = -1,  # accepted, unused: blocks bound the memory instead
         iou_calculator: dict | None = None,
+        low_quality_target: str = 'claimant',
     ) -> None:
+        if low_quality_target not in ('claimant', 'nearest'):
+            raise ValueError(
+                f'MaxIoUAssigner low_quality_target={low_quality_target!r}: expected claimant or '
+                'nearest'
+            )
+        self.claimant_wins = low_quality_target == 'claimant'
         if iou_calculator is not None and iou_calculator.get('type') != 'BboxOverlaps2D':
             raise ValueError(
                 f'MaxIoUAssigner iou_calculator={iou_calculator}: only BboxOverlaps2D is known'
@@ -137,10 +146,12 @@ class MaxIoUAssigner:
                         )
                     claimed.append(_last_claim(block, gt_best, claims))
                 owner = torch.cat(claimed)
-                gt_index = torch.where(owner >= 0, owner, gt_index)
+                target = owner if self.claimant_wins else nearest
+                gt_index = torch.where(owner >= 0, target, gt_index)
             else:
                 for i in claims.nonzero()[:, 0].tolist():
-                    gt_index[gt_best_box[i]] = i
+                    box = gt_best_box[i]
+                    gt_index[box] = i if self.claimant_wins else nearest[box]
         return Match(gt_index, iou)
 
     def _overlaps(

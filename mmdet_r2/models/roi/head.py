@@ -15,7 +15,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mmdet_r2.models.postprocess import Detections, DetectionSelector, paste, rescale_boxes
+from mmdet_r2.models.postprocess import Detections, DetectionSelector, paste, to_original
 from mmdet_r2.models.roi.box_head import BoxOutput
 from mmdet_r2.models.roi.stage import Stage
 from mmdet_r2.models.targets import Targets, img_shapes
@@ -35,11 +35,18 @@ class RoIHead(BaseModule):
             ``mask_thr_binary``.
 
     Attributes:
+        resample: later stages sample from the boxes refined before them, objects added anew;
+            otherwise they train on all of them.
         resample_for_masks: the mask branch trains on RoIs sampled from the stage's refined boxes
             instead of on those of the box branch.
+        average_probs: stages' class probabilities are averaged, instead of their logits.
+        feature_grad_scale: factor on the gradient that a box head sends back to its features.
     """
 
     resample_for_masks = False
+    resample = True
+    average_probs = False
+    feature_grad_scale = 1.0
 
     def __init__(self, test_cfg: dict | None = None, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
@@ -95,7 +102,10 @@ class RoIHead(BaseModule):
 
     def box_forward(self, stage: Stage, feats: Feats, context: Any, rois: Tensor) -> BoxOutput:
         """Pool and classify: rois (R, 5) -> logits and deltas of one stage."""
-        return stage.box_head(self.box_features(stage, feats, context, rois))
+        features = self.box_features(stage, feats, context, rois)
+        if self.feature_grad_scale != 1 and features.requires_grad:
+            features.register_hook(lambda grad: grad * self.feature_grad_scale)
+        return stage.box_head(features)
 
     def loss(self, feats: Feats, proposals: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         """Losses of the batch from proposals B x (p, 4), xyxy in network-input pixels."""
@@ -107,7 +117,7 @@ class RoIHead(BaseModule):
             output = box_forward(picked.rois)
             losses |= stage.box_loss(output, picked)
             if stage is not self.stages[-1] or self.resample_for_masks:
-                boxes = stage.refine_picked(output, picked, targets.img_shapes)
+                boxes = stage.refine_picked(output, picked, targets.img_shapes, self.resample)
             if stage.mask_head is not None:
                 if self.resample_for_masks:
                     picked = stage.sample(boxes, targets, box_forward)
@@ -129,13 +139,15 @@ class RoIHead(BaseModule):
         network-input pixels.
         """
         context = self.context(feats)
-        # As in mmdetection, suppression sees original pixels in box-only models and network pixels
-        # before a mask branch.
-        found = self._detect(feats, context, proposals, samples, rescale and not self.with_mask)
+        found = self._detect(feats, context, proposals, samples, rescale)
         if not self.with_mask:
-            return found
+            return self._located(found, samples, rescale)
         probs = self._segment(feats, context, [d.boxes for d in found], [d.labels for d in found])
-        return paste(found, probs, samples, self.mask_threshold, rescale)
+        for each, own in zip(found, probs.split([len(d.boxes) for d in found]), strict=True):
+            each.masks = own
+        found = self._located(found, samples, rescale)
+        shapes = [s.ori_shape if rescale else s.img_shape for s in samples]
+        return paste(found, shapes, self.mask_threshold)
 
     def detect(
         self,
@@ -145,12 +157,8 @@ class RoIHead(BaseModule):
         rescale: bool = True,
     ) -> list[Detections]:
         """:meth:`predict` without the mask branch: the same boxes."""
-        context = self.context(feats)
-        found = self._detect(feats, context, proposals, samples, rescale and not self.with_mask)
-        if rescale and self.with_mask:
-            boxes = rescale_boxes([d.boxes for d in found], samples)
-            found = [Detections(b, d.scores, d.labels) for b, d in zip(boxes, found, strict=True)]
-        return found
+        found = self._detect(feats, self.context(feats), proposals, samples, rescale)
+        return self._located(found, samples, rescale)
 
     def segment(self, feats: Feats, boxes: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
         """Mask probabilities B x (N, M, M) of given boxes B x (N, 4), xyxy in network-input pixels,
@@ -167,10 +175,27 @@ class RoIHead(BaseModule):
         samples: list[DetDataSample],
         rescale: bool,
     ) -> list[Detections]:
+        """Detections in network-input pixels, or in original ones where ``selector`` suppresses
+        there.
+        """
+        rois, output = self._classify(feats, context, proposals, img_shapes(samples))
+        original = rescale and self._selector().suppresses_rescaled(self.with_mask)
+        return self._selector().select(
+            output, rois, self.stages[-1].box_head, samples, rescale=original
+        )
+
+    def _located(
+        self, found: list[Detections], samples: list[DetDataSample], rescale: bool
+    ) -> list[Detections]:
+        """What :meth:`_detect` found, in the pixels asked for."""
+        if not rescale or self._selector().suppresses_rescaled(self.with_mask):
+            return found
+        return to_original(found, samples, self._selector().drop_empty)
+
+    def _selector(self) -> DetectionSelector:
         if self.selector is None:
             raise ValueError('test_cfg.rcnn is not set: it says how to select detections')
-        rois, output = self._classify(feats, context, proposals, img_shapes(samples))
-        return self.selector.select(output, rois, self.stages[-1].box_head, samples, rescale)
+        return self.selector
 
     def _classify(
         self,
@@ -179,8 +204,8 @@ class RoIHead(BaseModule):
         proposals: list[Tensor],
         shapes: list[tuple[int, int]],
     ) -> tuple[Tensor, BoxOutput]:
-        """The last stage's RoIs (R, 5), its deltas on them, and the mean of the stages' logits
-        (https://arxiv.org/abs/1712.00726, section 4.2, over logits as mmdetection does it).
+        """The last stage's RoIs (R, 5), its deltas on them, and logits of what the stages think on
+        average (https://arxiv.org/abs/1712.00726, section 4.2).
         """
         rois = boxes_to_rois(proposals)
         output = self.box_forward(self.stages[0], feats, context, rois)
@@ -189,6 +214,9 @@ class RoIHead(BaseModule):
             rois = before.refine(output, rois, shapes)
             output = self.box_forward(stage, feats, context, rois)
             logits.append(output.logits)
+        if self.average_probs:
+            probs = sum(each.float().softmax(1) for each in logits) / len(logits)
+            return rois, BoxOutput(probs.log(), output.deltas)
         return rois, BoxOutput(sum(logits) / len(logits), output.deltas)
 
     def _segment(

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mmdet_r2.models.roi.cascade import CascadeRoIHead
+from mmdet_r2.models.roi.cascade import CascadeRoIHead, check_choice
 from mmdet_r2.models.roi.head import Feats
 from mmdet_r2.models.roi.mask_head import HTCMaskHead
 from mmdet_r2.models.roi.stage import Stage
 from mmdet_r2.models.targets import Targets
 from mmdet_r2.registry import MODELS
-
-_MASK_AVERAGES = ('all', 'last')
 
 
 @MODELS.register_module()
@@ -61,11 +59,7 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
             test_cfg=test_cfg,
             init_cfg=init_cfg,
         )
-        if mask_average not in _MASK_AVERAGES:
-            raise ValueError(
-                f'roi_head.mask_average={mask_average!r}: expected one of '
-                f'{", ".join(_MASK_AVERAGES)}'
-            )
+        check_choice('mask_average', mask_average, ('all', 'last'))
         self.mask_average = mask_average
         self.mask_info_flow = mask_info_flow
         self.resample_for_masks = interleaved and self.with_mask

@@ -56,10 +56,12 @@ class Stage:
     loss_weight: float = 1.0
     loss_prefix: str = ''
 
-    def set_train_cfg(self, train_cfg: dict) -> None:
-        """Take ``assigner``, ``sampler`` and ``mask_size`` from a ``train_cfg.rcnn``."""
+    def set_train_cfg(self, train_cfg: dict, sampled: bool = True) -> None:
+        """Take ``assigner``, ``sampler`` and ``mask_size`` from a ``train_cfg.rcnn``; a stage that
+        is not ``sampled`` trains on all candidates.
+        """
         self.assigner = TASK_UTILS.build(train_cfg['assigner'])
-        self.sampler = TASK_UTILS.build(train_cfg['sampler'])
+        self.sampler = TASK_UTILS.build(train_cfg['sampler']) if sampled else PseudoSampler()
         size = train_cfg.get('mask_size', self.mask_size)
         self.mask_size = (size, size) if isinstance(size, int) else tuple(size)
 
@@ -167,14 +169,17 @@ class Stage:
 
     @torch.no_grad()
     def refine_picked(
-        self, output: BoxOutput, picked: Picked, shapes: list[tuple[int, int]]
+        self, output: BoxOutput, picked: Picked, shapes: list[tuple[int, int]], resampled: bool
     ) -> list[Tensor]:
-        """Boxes B x (p, 4) to sample the next stage from: the picked RoIs, moved. The objects' own
-        boxes are left out: they would come back as perfect proposals.
+        """Boxes B x (p, 4) to train the next stage on: the picked RoIs, moved.
+
+        Where the next stage samples from them (``resampled``) the objects' own boxes are left out,
+        which come back as perfect proposals; where it takes them all, those without area are.
         """
         boxes = self.refine(output, picked.rois, shapes, picked.labels)[:, 1:]
-        parts = zip(boxes.split(picked.counts), picked.is_gt.split(picked.counts), strict=True)
-        return [own[~is_gt] for own, is_gt in parts]
+        keep = ~picked.is_gt if resampled else (boxes[:, 2:] > boxes[:, :2]).all(1)
+        parts = zip(boxes.split(picked.counts), keep.split(picked.counts), strict=True)
+        return [own[kept] for own, kept in parts]
 
 
 def _candidate_losses(

@@ -27,7 +27,8 @@ class RPNHead(BaseModule):
         num_classes: always 1: object or not.
         reg_decoded_bbox: the regression loss sees decoded boxes (IoU losses) instead of deltas.
         train_cfg: ``assigner``, ``sampler``, ``allowed_border`` (anchors may stick out of the image
-            by less than this many pixels; negative: no limit).
+            by less than this many pixels; negative: no limit), ``samples_per_img`` (divide the
+            losses by this many per image, as detectron2 does, instead of by the number sampled).
         test_cfg: the fields of :class:`ProposalSelector`.
     """
 
@@ -86,6 +87,7 @@ class RPNHead(BaseModule):
             sampler = train_cfg.get('sampler')
             self.sampler = TASK_UTILS.build(sampler or dict(type='PseudoSampler'))
             self.allowed_border = train_cfg.get('allowed_border', 0)
+            self.samples_per_img = train_cfg.get('samples_per_img')
         self.test_selector = ProposalSelector(**test_cfg) if test_cfg is not None else None
 
     def forward(self, feats: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
@@ -152,7 +154,11 @@ class RPNHead(BaseModule):
             sample = self.sampler.sample(self.assigner.assign(anchors, gt_boxes, ignored, valid))
             samples.append(sample)
             rows.append(sample.index + i * len(anchors))
-        avg_factor = float(sum(s.avg_factor for s in samples))
+        avg_factor = float(
+            sum(s.avg_factor for s in samples)
+            if self.samples_per_img is None
+            else self.samples_per_img * len(samples)
+        )
 
         row = torch.cat(rows)  # (N,) into the flattened (B*A)
         gt_index = torch.cat([s.gt_index for s in samples])
