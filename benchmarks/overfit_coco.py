@@ -1,6 +1,6 @@
 """Learn eight real COCO images by heart with Mask R-CNN, Cascade Mask R-CNN and HTC, on a CPU.
 
-    python benchmarks/overfit_coco.py [--models mask_rcnn cascade_mask_rcnn htc] [--steps 240]
+    python benchmarks/overfit_coco.py [--models mask_rcnn cascade_mask_rcnn htc] [--steps 80]
         [--evaluations 4] [--data-root data/coco] [--work-dir work_dirs/overfit]
 
 Each model gets the same images, steps and learning rates, one after another; what came out is
@@ -81,7 +81,7 @@ def write_stuff_maps(subset: Path, folder: Path) -> None:
 
 
 def overfit(
-    model: str, data_root: Path, work_dir: Path, steps: int = 240, evaluations: int = 1
+    model: str, data_root: Path, work_dir: Path, steps: int = 80, evaluations: int = 1
 ) -> dict[str, Any]:
     """Train a model on the eight images and measure it on them.
 
@@ -186,7 +186,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--models', nargs='+', choices=MODELS, default=list(MODELS))
-    parser.add_argument('--steps', type=int, default=240, help='of four images each')
+    parser.add_argument('--steps', type=int, default=80, help='of four images each')
     parser.add_argument('--evaluations', type=int, default=4, help='on the way, and at the end')
     parser.add_argument('--data-root', type=Path, default=Path('data/coco'))
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/overfit'))

@@ -9,7 +9,7 @@ _base_ = [
 
 size = 160
 channels = 128
-max_iters = 240
+max_iters = 80
 
 model = dict(
     backbone=dict(
