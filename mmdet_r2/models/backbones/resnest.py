@@ -212,6 +212,8 @@ class ResNeSt(ResNet):
         radix, reduction_factor, avg_down_stride: see the block.
         stem_channels: output channels of the stem; ``None`` is the published width: 64 at depth 50,
             128 at the others (with 64 base channels; mmdetection's ``None`` is 64 throughout).
+        zero_init_residual: False: neither the original nor mmdetection (whatever it is told) starts
+            ResNeSt's blocks as their shortcuts.
 
     All other arguments are those of :class:`ResNet`.
 
@@ -251,7 +253,7 @@ class ResNeSt(ResNet):
         stage_with_dcn: Sequence[bool] = (False, False, False, False),
         plugins: None = None,
         with_cp: bool = False,
-        zero_init_residual: bool = True,
+        zero_init_residual: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:

@@ -196,18 +196,16 @@ class ResidualBlock(BaseModule):
     @contextmanager
     def _same_batch_again(self) -> Iterator[None]:
         """Keep batch norms from moving their statistics again while the block is recomputed."""
-        norms = [
-            module
-            for module in self.modules()
-            if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
-        ]
-        for norm in norms:
-            norm.track_running_stats = False
+        norms = [m for m in self.modules() if isinstance(m, _BatchNorm) and m.training]
+        kept = [dict(norm._buffers) for norm in norms]
+        for norm in norms:  # copies to move instead
+            for name, buffer in norm._buffers.items():
+                norm._buffers[name] = None if buffer is None else buffer.clone()
         try:
             yield
         finally:
-            for norm in norms:
-                norm.track_running_stats = True
+            for norm, buffers in zip(norms, kept):
+                norm._buffers.update(buffers)
 
 
 class BasicBlock(ResidualBlock):
