@@ -148,7 +148,13 @@ class Runner(_Runner):
             model = model.to(memory_format=torch.channels_last)
             if getattr(getattr(model, 'data_preprocessor', None), 'channels_last', False) is None:
                 model.data_preprocessor.channels_last = True
+        kinds = {type(module).__name__ for module in model.modules()}
         if not self.distributed:
+            if self._train_loop is not None and kinds & {'SyncBatchNorm', 'NaiveSyncBN'}:
+                self.logger.warning(
+                    'SyncBN has nobody to share statistics with: there is one process and no '
+                    'process group, so it trains as BN.'
+                )
             return super().wrap_model(model_wrapper_cfg, model)
         options = dict(model_wrapper_cfg or {})
         options.setdefault('type', 'MMDistributedDataParallel')
@@ -157,9 +163,10 @@ class Runner(_Runner):
         if torch.cuda.is_available():
             options.setdefault('gradient_as_bucket_view', True)
             return super().wrap_model(options, model)
-        if any('SyncB' in type(module).__name__ for module in model.modules()):
+        if 'SyncBatchNorm' in kinds:
             self.logger.warning(
-                'SyncBN does not run on CPUs: its statistics are those of each process alone.'
+                'SyncBN does not run on CPUs: its statistics are those of each process alone '
+                "(norm_cfg type 'NaiveSyncBN' shares them)."
             )
             model = revert_sync_batchnorm(model)
         return MODEL_WRAPPERS.build(options, default_args={'module': model})
