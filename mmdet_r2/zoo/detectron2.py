@@ -119,7 +119,7 @@ def note(source: Mapping[str, Tensor], model: nn.Module | None = None) -> str:
     parts = []
     if 'pixel_mean' in source and 'pixel_std' in source:
         mean, std = (source[f'pixel_{key}'].flatten().tolist() for key in ('mean', 'std'))
-        parts.append(settings.inputs(model, mean, std))
+        parts.append(settings.inputs(model, mean, std, recorded=True))
     elif 'stem.conv1.weight' in body:
         parts.append(settings.inputs(model, *settings.MSRA))
     elif 'stem.conv1_1.weight' in body:

@@ -110,7 +110,7 @@ def find_model(name: str | os.PathLike[str]) -> ZooModel | None:
     wanted = Path(os.fspath(name)).name.removesuffix('.py')
     for model in models():
         files = {url.strip().rsplit('/', 1)[-1] for url in model.weights}
-        stems = {file.removesuffix('.pth') for file in files}
+        stems = {Path(file).stem for file in files}
         if wanted in {model.name, model.config.stem, *model.aliases, *files, *stems}:
             return model
     return None

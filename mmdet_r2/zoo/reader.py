@@ -106,7 +106,8 @@ def read_checkpoint(source: str | os.PathLike[str], map_location: Any = 'cpu') -
     Args:
         source: a path, an http(s) URL (downloaded once and verified), ``open-mmlab://NAME``,
             ``torchvision://NAME``, ``detectron2://PATH`` or a model name of the zoo index.
-        map_location: as in :func:`torch.load`; tensors are on the CPU by default.
+        map_location: as in :func:`torch.load`; tensors are on the CPU by default, and arrays
+            always.
 
     Raises:
         CheckpointError: the file is missing, cut short, no checkpoint, or refers to code outside

@@ -16,9 +16,12 @@ RESNEST = ((123.68, 116.779, 103.939), (58.393, 57.12, 57.375))
 _THIRD_STDS = (1 / 30, 1 / 30, 1 / 15, 1 / 15)
 
 
-def inputs(model: nn.Module | None, mean: Sequence[float], std: Sequence[float]) -> str:
+def inputs(
+    model: nn.Module | None, mean: Sequence[float], std: Sequence[float], recorded: bool = False
+) -> str:
     """The order and statistics of the colours; ``mean`` and ``std`` are in the order in which the
-    network takes them, and tell that order: blue is the darkest."""
+    network takes them, and tell that order: blue is the darkest. ``recorded``: the file has them,
+    they are not only what published files of its kind have."""
     rgb = mean[0] > mean[2]
     if model is not None:
         preprocessor = getattr(model, 'data_preprocessor', None)
@@ -30,22 +33,23 @@ def inputs(model: nn.Module | None, mean: Sequence[float], std: Sequence[float])
                 return ''
         elif rgb:  # a bare backbone, and the images that everyone has
             return ''
-    order = 'RGB' if rgb else 'BGR'
+    whose = 'its images were' if recorded else 'published models of its kind take'
     return (
-        f'its images were {order} (data_preprocessor.bgr_to_rgb={rgb}) with mean {_list(mean)} and '
-        f'std {_list(std)}'
+        f'{whose} {"RGB" if rgb else "BGR"} (data_preprocessor.bgr_to_rgb={rgb}) with mean '
+        f'{_list(mean)} and std {_list(std)}'
     )
 
 
 def stride_in_1x1(model: nn.Module | None) -> str:
-    """The stride of a stage in its first 1x1 convolution, detectron2's default."""
+    """The stride of a stage in its first 1x1 convolution, as detectron2's published models have
+    it."""
     if model is not None:
         backbone = getattr(model, 'backbone', model)
         stage = getattr(backbone, 'layer2', None)
         conv = getattr(stage[0], 'conv1', None) if isinstance(stage, nn.Sequential) else None
         if conv is None or max(conv.stride) > 1:
             return ''
-    return "its first 1x1 convolutions carry the stride (backbone.style='caffe')"
+    return "in published ones the first 1x1 convolution has the stride (backbone.style='caffe')"
 
 
 def third_stage(model: nn.Module | None) -> str:
