@@ -192,3 +192,12 @@ def test_file_names_and_hashes() -> None:
     assert expected_hash('model_final_dbfeb4.pkl') is None
     assert expected_hash('epoch_12.pth') is None
     assert cache_dir().name == 'cache'
+
+
+@pytest.mark.parametrize('kind', ['sha256', 'sha1', 'md5'])
+def test_eight_digits_of_any_usual_hash_will_do(kind, tmp_path, monkeypatch) -> None:
+    """Not every project says which one its names carry."""
+    name = f'model-{hashlib.new(kind, CONTENT).hexdigest()[:8]}.pth'
+    (tmp_path / name).write_bytes(CONTENT)
+    monkeypatch.setenv('MMDET_R2_ZOO', str(tmp_path))
+    assert download(f'https://example.org/{name}') == tmp_path / name

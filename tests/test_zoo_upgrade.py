@@ -54,7 +54,7 @@ def test_bad_input_is_one_line(repo, tmp_path) -> None:
         assert done.returncode == 2 and expected in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / 'new.pth').exists()
-    assert 'example:' in run(repo, '--help').stdout
+    assert 'examples:' in run(repo, '--help').stdout
 
 
 @pytest.mark.parametrize('version', ['1.x', '2.0', 'ImageNet'])
