@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PAGES = ('README.md', 'CONTRIBUTING.md', 'docs/install.md', 'docs/your_data.md')
+PAGES = ('README.md', 'CONTRIBUTING.md', 'docs/install.md', 'docs/your_data.md', 'docs/tta.md')
 
 
 def _blocks(page: Path, language: str) -> list[str]:
