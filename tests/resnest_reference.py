@@ -1,13 +1,14 @@
 """ResNeSt as two other implementations compute it: weights, images, and how numbers are recorded.
 
-The weights are functions of their names, so only samples of the results are stored, in
-``tests/data/resnest.npz``. ``test_models_resnest.py`` compares them with ours. They were made by
+The weights are functions of their names in the fork (see golden.py), so only samples of the results
+are stored, in ``tests/data/resnest.npz``; ``test_models_resnest.py`` compares them with ours. They
+were made by
 
     PYTHON_WITH_MMDETECTION tests/resnest_reference.py tests/data/resnest.npz --golden FOLDER
 
 where FOLDER has the records of the ResNeSt fork of detectron2 (``A_faster_rcnn_s50.npz`` and
 ``C_faster_rcnn_s50_dcnv2.npz``); without ``--golden`` only mmdetection's numbers are written. Needs
-numpy, and Pillow for the image; the recording also needs torch and mmdetection 3.x.
+numpy, torch, and Pillow for the image; the recording also needs mmdetection 3.x.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from golden import golden_fill
 
 SAMPLES = 48
 LAST_THREE = (False, True, True, True)
@@ -40,7 +42,6 @@ CASES = {
         stage_with_dcn=LAST_THREE,
     ),
     's101': dict(depth=101, stem_channels=128),
-    's152': dict(depth=152, stem_channels=128),
     's200': dict(depth=200, stem_channels=128),
 }
 INITIALISED = ('s50', 's50 2x40d dcnv2')
@@ -69,24 +70,6 @@ MEAN, STD = (123.68, 116.779, 103.939), (58.393, 57.12, 57.375)  # RGB
 
 def random_state(name: str) -> np.random.RandomState:
     return np.random.RandomState(zlib.crc32(name.encode()))
-
-
-def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Value of one entry of a backbone's state dict."""
-    if name.endswith('num_batches_tracked'):
-        return np.zeros(shape, np.int64)
-    draw = random_state(name)
-    if name.endswith('running_mean'):
-        return draw.uniform(-0.1, 0.1, shape).astype(np.float32)
-    if name.endswith('running_var'):
-        return draw.uniform(0.75, 1.25, shape).astype(np.float32)
-    if len(shape) == 1:
-        low, high = (-0.1, 0.1) if name.endswith('bias') else (0.5, 1.0)
-        return draw.uniform(low, high, shape).astype(np.float32)
-    deviation = 0.02 if name.endswith('_offset.weight') else (2 / float(np.prod(shape[1:]))) ** 0.5
-    if name.endswith('.conv3.weight'):
-        deviation *= 0.5
-    return (draw.standard_normal(shape) * deviation).astype(np.float32)
 
 
 def detectron2_name(key: str) -> str:
@@ -151,13 +134,14 @@ def deviation(found: np.ndarray, stored: np.ndarray) -> float:
 # -------------------------------------------------------------------------------------- recording
 
 
-def load(model, rename=lambda key: key) -> None:
-    """Fill every tensor of a torch module."""
+def load(model) -> None:
+    """Fill every tensor of a backbone as the fork's records were."""
     import torch
 
     state = model.state_dict()
     for key, value in state.items():
-        state[key] = torch.from_numpy(fill(rename(key), tuple(value.shape)))
+        filled = golden_fill(detectron2_name(key), tuple(value.shape), 'A')
+        state[key] = torch.from_numpy(filled)
     model.load_state_dict(state)
 
 

@@ -22,6 +22,7 @@ from mmdet_r2.config_check import check_config
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.inference import prepare_for_inference
 from mmdet_r2.models.backbones import ResNeSt, SplitAttention
+from mmdet_r2.models.backbones.resnest import _average
 from mmdet_r2.registry import MODELS
 
 PEER = os.environ.get('MMDET_R2_PEER')
@@ -126,12 +127,11 @@ def test_stored_numbers_are_what_mmdetection_computes_now(tmp_path, stored):
 
 @pytest.mark.parametrize('letter', reference.GOLDEN)
 def test_features_are_those_of_the_original_fork(letter, stored):
-    """Stem, first blocks, offsets and all stages of the published systems (weights by the fork's
-    own names)."""
+    """Stem, first blocks, offsets and all stages of the published systems."""
     if letter == 'C':
         pytest.importorskip('mmcv._ext')
     model = ResNeSt(50, norm_cfg=dict(type='NaiveSyncBN'), **reference.GOLDEN[letter][1])
-    reference.load(model, reference.detectron2_name)
+    reference.load(model)
     model.eval()
     arrays = {key: value for key, value in stored.items() if key.startswith(f'{letter}/')}
     modules = {}
@@ -322,6 +322,11 @@ def test_split_attention_keeps_one_copy_of_its_splits(radix):
     maps = [size for size in kept.values() if size >= x.nbytes]
     assert sorted(maps) == [x.nbytes] * 2 if radix == 1 else [x.nbytes, 2 * x.nbytes]
     assert out.shape == x.shape
+
+
+def test_the_average_of_a_large_map_does_not_overflow():
+    x = torch.full((1, 2, 300, 400), 60, dtype=torch.float16)
+    assert _average(x).eq(60).all()
 
 
 @pytest.mark.parametrize('norm', ['BN', 'NaiveSyncBN', 'SyncBN'])

@@ -25,6 +25,18 @@ from mmdet_r2.models.backbones.resnet import (
 from mmdet_r2.registry import MODELS
 
 
+# Wrapped: a traced graph of the backbone holds the call, so what is inside may look at the dtype.
+@torch.fx.wrap
+def _average(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 1, 1), the mean over all cells."""
+    if x.dtype == torch.float16:
+        return x.mean((2, 3), keepdim=True)  # the sum may exceed 65504
+    # The gradient of a mean is written out cell by cell before it is added to that of the splits;
+    # the gradient of a sum stays one value per channel. With channels_last on a CPU the backward
+    # pass of the attention is four times faster for it.
+    return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
+
+
 class SplitAttention(nn.Module):
     """3x3 convolution to ``S`` splits, summed with weights that depend on the whole image.
 
@@ -82,9 +94,9 @@ class SplitAttention(nn.Module):
         # (B, S * C, H', W'): all channels of split 0, then those of split 1, ...
         x = self.relu(conv_norm(x, self.conv, getattr(self, self.norm0_name), direct))
         logits = self._logits(x)
-        # The splits are slices of x, so each line below passes over the map once and x is all that
+        # The splits are views of x, so each line below passes over the map once and x is all that
         # the backward pass needs.
-        splits = [x[:, i * self.width : (i + 1) * self.width] for i in range(self.radix)]
+        splits = x.chunk(self.radix, 1)
         if self.radix == 1:
             return x * logits.sigmoid().flatten(1, 3).to(x.dtype)
         if self.radix == 2:
@@ -100,7 +112,7 @@ class SplitAttention(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         """Splits (B, S * C, H, W) -> attention before softmax, (B, G, S, C / G, 1, 1)."""
         # Averaged first, summed over the splits then: the same, without a summed copy of the map.
-        pooled = x.mean((2, 3), keepdim=True)
+        pooled = _average(x)
         if self.radix > 1:
             pooled = pooled.unflatten(1, (self.radix, self.width)).sum(1)
         try:
