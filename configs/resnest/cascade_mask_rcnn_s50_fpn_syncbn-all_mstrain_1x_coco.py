@@ -1,0 +1,8 @@
+# bash tools/dist_train.sh configs/resnest/cascade_mask_rcnn_s50_fpn_syncbn-all_mstrain_1x_coco.py 8
+# Published with a fork of detectron2: box AP 46.19, mask AP 39.55 on val2017.
+_base_ = [
+    '../_base_/models/cascade_mask_rcnn_s50_fpn_syncbn_detectron2.py',
+    '../_base_/datasets/coco_instance_mstrain_detectron2.py',
+    '../_base_/schedules/detectron2_1x.py',
+    '../_base_/default_runtime_iter.py',
+]
