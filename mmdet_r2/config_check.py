@@ -170,8 +170,8 @@ TAKEN_BY_PARENT = {
 #: Keys that a class hands to another one through ``**kwargs``.
 PASSED_ON = {
     'EMAHook': 'momentum gamma interval device update_buffers',
-    'RandomResize': 'keep_ratio clip_object_border backend interpolation',
-    'RandomChoiceResize': 'keep_ratio clip_object_border backend interpolation',
+    'RandomResize': 'keep_ratio max_size clip_object_border backend interpolation',
+    'RandomChoiceResize': 'keep_ratio max_size clip_object_border backend interpolation',
     'MMDistributedDataParallel': (
         'device_ids output_device dim broadcast_buffers process_group bucket_cap_mb '
         'find_unused_parameters check_reduction gradient_as_bucket_view static_graph'
@@ -221,7 +221,7 @@ PLAIN: dict[str, str | None] = {
     'custom_keys.*': 'lr_mult decay_mult',
     'clip_grad': 'type max_norm norm_type error_if_nonfinite foreach clip_value',
     'loss_scale': 'init_scale growth_factor backoff_factor growth_interval enabled',
-    'filter_cfg': 'filter_empty_gt min_size bbox_min_size',
+    'filter_cfg': 'filter_empty_gt filter_crowd_only min_size bbox_min_size',
     'data_prefix': 'img img_path seg seg_map_path sub_data_root ann ~',
     'metainfo': (
         'classes palette CLASSES PALETTE dataset_type task_name thing_classes stuff_classes ~'

@@ -30,6 +30,8 @@ _NOT_FINITE = 'NaN or infinite numbers'
 _OUTSIDE = 'outside the image'
 _MALFORMED = 'without a box of four numbers or a known category'
 
+_FILTERS = {'filter_empty_gt', 'filter_crowd_only', 'min_size'}
+
 
 @DATASETS.register_module()
 class CocoDataset(BaseDataset):
@@ -46,7 +48,8 @@ class CocoDataset(BaseDataset):
     are skipped too. What was skipped is counted and printed once, with the first ids.
 
     **Images** (training only): ``filter_cfg.filter_empty_gt`` drops those without an instance (a
-    crowd counts as one), ``filter_cfg.min_size`` those whose shorter side is below it. mmdetection
+    crowd counts as one), ``filter_cfg.filter_crowd_only`` those with nothing but crowds (as
+    detectron2 does), ``filter_cfg.min_size`` those whose shorter side is below it. mmdetection
     keeps images whose annotations are all invalid; they would teach that nothing is there.
 
     **Unreadable images**: training replaces one by another, random image, reports each file once
@@ -59,7 +62,8 @@ class CocoDataset(BaseDataset):
             default COCO's 80 classes. Without a palette one is made.
         data_root: folder that ``ann_file`` and ``data_prefix`` are relative to.
         data_prefix: ``img``: folder of the images; ``seg``: folder of the semantic maps.
-        filter_cfg: ``filter_empty_gt`` (bool, default False) and ``min_size`` (pixels, default 0).
+        filter_cfg: ``filter_empty_gt``, ``filter_crowd_only`` (bool, default False) and
+            ``min_size`` (pixels, default 0).
         indices: use only the first (or, negative, last) this many images, or these.
         serialize_data: keep annotations as bytes that worker processes share.
         pipeline: transforms.
@@ -103,10 +107,10 @@ class CocoDataset(BaseDataset):
         self.max_unreadable = max_unreadable
         self.cat_ids: list[int | None] = []  # category id of each label, None: not in the file
         self.cat2label: dict[int, int] = {}
-        if unknown := set(filter_cfg or ()) - {'filter_empty_gt', 'min_size'}:
+        if unknown := set(filter_cfg or ()) - _FILTERS:
             raise ConfigError(
                 f'filter_cfg has the unknown key {min(unknown)!r}, '
-                f'expected filter_empty_gt or min_size'
+                f'expected {", ".join(sorted(_FILTERS))}'
             )
         if 'img' not in data_prefix:
             raise ConfigError(f"data_prefix is {dict(data_prefix)}, expected dict(img='...')")
@@ -310,12 +314,17 @@ class CocoDataset(BaseDataset):
         config = dict(self.filter_cfg or {})
         drop_empty = config.get('filter_empty_gt', False) and not self.test_mode
         min_size = 0 if self.test_mode else config.get('min_size', 0)
-        kept, num_empty, num_small = [], 0, 0
+        drop_crowds = config.get('filter_crowd_only', False) and not self.test_mode
+        kept, num_empty, num_crowded, num_small = [], 0, 0, 0
         for info in self.data_list:
+            instances = info['instances']
             small = min(info['width'], info['height']) < min_size
+            empty = not instances
+            crowded = not empty and all(instance['ignore_flag'] for instance in instances)
             num_small += small
-            num_empty += not info['instances']
-            if not small and (info['instances'] or not drop_empty):
+            num_empty += empty
+            num_crowded += crowded
+            if not (small or (empty and drop_empty) or (crowded and drop_crowds)):
                 kept.append(info)
         parts = [f'{len(self.data_list)} images']
         if num_empty:
@@ -324,6 +333,8 @@ class CocoDataset(BaseDataset):
             parts.append(f'{num_empty} without objects: {fate} ({reason})')
             if self.test_mode:
                 parts[-1] = f'{num_empty} without objects: kept (test_mode)'
+        if num_crowded and drop_crowds:
+            parts.append(f'{num_crowded} of crowds only: dropped (filter_cfg.filter_crowd_only)')
         if num_small:
             parts.append(f'{num_small} with a side below {min_size}: dropped (filter_cfg.min_size)')
         report = '; '.join([', '.join(parts), *self._tally.report()])

@@ -5,7 +5,7 @@ mmcv's RandomResize, RandomChoiceResize, RandomApply and the like are found thro
 
 from .crop import RandomCrop
 from .formatting import PackDetInputs
-from .geometric import Pad, RandomFlip, Resize
+from .geometric import Pad, RandomFlip, Resize, ResizeShortestEdge
 from .loading import FilterAnnotations, LoadAnnotations, LoadImageFromFile, UnreadableImageError
 from .photometric import PhotoMetricDistortion
 
@@ -14,6 +14,7 @@ __all__ = [
     'LoadAnnotations',
     'FilterAnnotations',
     'Resize',
+    'ResizeShortestEdge',
     'RandomFlip',
     'RandomCrop',
     'Pad',

@@ -1,5 +1,7 @@
 """Random cropping of images, boxes, masks and semantic maps together."""
 
+import math
+
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
@@ -23,6 +25,9 @@ class RandomCrop(BaseTransform):
             data set picks another image.
         recompute_bbox: take boxes from the cropped masks.
         bbox_clip_border: cut boxes to the crop.
+        around_instance: the window contains the centre of one randomly chosen box, of ignored ones
+            too, as in detectron2 (whose window may miss the centre by a fraction of a pixel). An
+            image without boxes is cropped anywhere.
     """
 
     def __init__(
@@ -32,6 +37,7 @@ class RandomCrop(BaseTransform):
         allow_negative_crop: bool = False,
         recompute_bbox: bool = False,
         bbox_clip_border: bool = True,
+        around_instance: bool = False,
     ) -> None:
         if crop_type not in _TYPES:
             raise ConfigError(
@@ -50,12 +56,17 @@ class RandomCrop(BaseTransform):
         self.allow_negative_crop = allow_negative_crop
         self.recompute_bbox = recompute_bbox
         self.bbox_clip_border = bbox_clip_border
+        self.around_instance = around_instance
 
     def transform(self, results: dict) -> dict | None:
         """``results`` inside the window, or None for a window without instances."""
         height, width = results['img'].shape[:2]
         crop_h, crop_w = self._crop_shape((height, width))
-        top, left = self._offset((max(height - crop_h, 0), max(width - crop_w, 0)))
+        low, high = (0, 0), (max(height - crop_h, 0), max(width - crop_w, 0))
+        if self.around_instance and len(results['gt_bboxes']):
+            center = self._center(results['gt_bboxes'])
+            low, high = _containing(center, (crop_h, crop_w), high)
+        top, left = self._offset(low, high)
         window = (slice(top, top + crop_h), slice(left, left + crop_w))
         results['img'] = results['img'][window]
         results['img_shape'] = results['img'].shape[:2]
@@ -105,15 +116,36 @@ class RandomCrop(BaseTransform):
         return int(height * part_h + 0.5), int(width * part_w + 0.5)
 
     @cache_randomness
-    def _offset(self, margin: tuple[int, int]) -> tuple[int, int]:
-        """(top, left) of the window."""
-        top = np.random.randint(0, margin[0] + 1)
-        left = np.random.randint(0, margin[1] + 1)
+    def _center(self, boxes: np.ndarray) -> tuple[float, float]:
+        """Centre (y, x) of one of the boxes (n, 4) xyxy."""
+        x1, y1, x2, y2 = boxes[np.random.choice(len(boxes))].tolist()
+        return (y1 + y2) / 2, (x1 + x2) / 2
+
+    @cache_randomness
+    def _offset(self, low: tuple[int, int], high: tuple[int, int]) -> tuple[int, int]:
+        """(top, left) of the window, between two corners inclusively."""
+        top = np.random.randint(low[0], high[0] + 1)
+        left = np.random.randint(low[1], high[1] + 1)
         return int(top), int(left)
 
     def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(crop_size={self.crop_size}, crop_type={self.crop_type!r}, '
             f'allow_negative_crop={self.allow_negative_crop}, '
-            f'recompute_bbox={self.recompute_bbox}, bbox_clip_border={self.bbox_clip_border})'
+            f'recompute_bbox={self.recompute_bbox}, bbox_clip_border={self.bbox_clip_border}, '
+            f'around_instance={self.around_instance})'
         )
+
+
+def _containing(
+    center: tuple[float, float], window: tuple[int, int], margin: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The least and the largest (top, left) of a window of this size that contains the point, as
+    far as the image, which ends ``margin`` below and right of the window, allows.
+    """
+    ranges = []
+    for point, size, most in zip(center, window, margin, strict=True):
+        least = min(max(math.ceil(point - size), 0), most)
+        ranges.append((least, max(min(math.floor(point), most), least)))
+    (top, bottom), (left, right) = ranges
+    return (top, left), (bottom, right)

@@ -1,13 +1,16 @@
 """Resizing, flipping and padding of images, boxes, masks and semantic maps together.
 
-mmcv's RandomResize and RandomChoiceResize choose a scale and leave the work to :class:`Resize`.
+mmcv's RandomResize and RandomChoiceResize choose a scale and leave the work to :class:`Resize`, or
+to :class:`ResizeShortestEdge` where their ``resize_type`` says so.
 """
 
 import cv2
 import numpy as np
+from mmcv.transforms import BaseTransform
 from mmcv.transforms import Pad as MMCVPad
 from mmcv.transforms import RandomFlip as MMCVRandomFlip
 from mmcv.transforms import Resize as MMCVResize
+from PIL import Image
 
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import TRANSFORMS
@@ -33,8 +36,10 @@ class Resize(MMCVResize):
         scale_factor: factor of the size, used when ``scale`` is None.
         keep_ratio: keep the aspect ratio.
         clip_object_border: cut boxes to the image.
-        backend: 'cv2' or 'pillow'.
-        interpolation: of the image; masks and maps take the nearest pixel.
+        backend: 'cv2' or 'pillow', which averages over all pixels where it shrinks (8-bit images
+            only).
+        interpolation: of the image; masks and maps take the nearest pixel, maps by the rule of the
+            backend.
     """
 
     def __init__(
@@ -73,6 +78,74 @@ class Resize(MMCVResize):
             limit = np.array([width, height, width, height], dtype=np.float32)
             np.clip(boxes, 0, limit, out=boxes)
         results['gt_bboxes'] = boxes
+
+    def _resize_seg(self, results: dict) -> None:
+        labels = results.get('gt_seg_map')
+        if labels is None or self.backend != 'pillow':
+            super()._resize_seg(results)
+            return
+        # mmcv's way to Pillow takes 8-bit labels only.
+        height, width = results['img_shape']
+        resized = Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST)
+        results['gt_seg_map'] = np.array(resized)
+
+
+@TRANSFORMS.register_module()
+class ResizeShortestEdge(BaseTransform):
+    """Resize until the shorter side is ``scale`` or the longer one ``max_size``, whichever is less.
+
+    detectron2's rule, to its rounding: both sides are scaled in floating point, once more where
+    the longer one exceeds its limit, and each becomes int(side + 0.5). With ``backend='pillow'``
+    the pixels are detectron2's too. ``Resize(scale=(max_size, scale), keep_ratio=True)`` gives the
+    same size but for one image in about a thousand, where a side ends half-way between two pixels.
+
+    Args:
+        scale: length of the shorter side, in pixels; of two numbers (which mmcv's RandomResize and
+            RandomChoiceResize give) the smaller one.
+        max_size: limit of the longer side; None: no limit.
+        clip_object_border, backend, interpolation: of :class:`Resize`.
+    """
+
+    def __init__(
+        self,
+        scale: int | tuple[int, int],
+        max_size: int | None = None,
+        clip_object_border: bool = True,
+        backend: str = 'cv2',
+        interpolation: str = 'bilinear',
+    ) -> None:
+        self.scale = scale
+        self.max_size = max_size
+        self.resize = Resize(
+            scale=1,  # replaced for every image
+            clip_object_border=clip_object_border,
+            backend=backend,
+            interpolation=interpolation,
+        )
+
+    def transform(self, results: dict) -> dict:
+        """``results`` with everything at the new size; sets what :class:`Resize` does."""
+        self.resize.scale = self.target_size(results['img'].shape[:2])
+        return self.resize(results)
+
+    def target_size(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) that an image of ``shape`` (height, width) becomes."""
+        short = self.scale if isinstance(self.scale, int) else min(self.scale)
+        factor = float(short) / min(shape)
+        # The shorter side is set, not multiplied: that could be off by a rounding error.
+        sides = [factor * side for side in shape]
+        sides[int(np.argmin(shape))] = float(short)
+        if self.max_size is not None and max(sides) > self.max_size:
+            factor = float(self.max_size) / max(sides)
+            sides = [factor * side for side in sides]
+        height, width = (int(side + 0.5) for side in sides)
+        return width, height
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(scale={self.scale}, max_size={self.max_size}, '
+            f'backend={self.resize.backend!r})'
+        )
 
 
 @TRANSFORMS.register_module()
