@@ -274,15 +274,17 @@ class PolygonMasks:
     def crop(self, bbox: np.ndarray) -> 'PolygonMasks':
         """Masks inside an integer box (4,) xyxy cut to the image, of at least 1 x 1 pixels.
 
-        A polygon that the crop would split stays one polygon whose parts are joined along the
-        border by edges without area. An object with nothing inside becomes one point, so that masks
-        and boxes stay aligned.
+        A polygon that the crop splits becomes several. An object with nothing inside becomes one
+        point, so that masks and boxes stay aligned.
         """
         x1, y1, width, height = _crop_window(bbox, self.height, self.width)
         cropped = []
         for polygons in self.masks:
-            parts = [_clip_polygon(p, x1, y1, x1 + width, y1 + height) for p in polygons]
-            parts = [p - np.tile([x1, y1], len(p) // 2) for p in parts if len(p) >= 6]
+            parts = [
+                part - np.tile([x1, y1], len(part) // 2)
+                for polygon in polygons
+                for part in _clip_polygon(polygon, x1, y1, x1 + width, y1 + height)
+            ]
             cropped.append(parts or [np.zeros(6)])
         return PolygonMasks(cropped, height, width)
 
@@ -351,25 +353,66 @@ class PolygonMasks:
         )
 
 
-def _clip_polygon(polygon: np.ndarray, x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
-    """A polygon cut to a box, border after border (Sutherland and Hodgman 1974); may be empty."""
-    points = polygon.reshape(-1, 2)
+def _clip_polygon(
+    polygon: np.ndarray, x1: float, y1: float, x2: float, y2: float
+) -> list[np.ndarray]:
+    """What of a polygon x0, y0, x1, y1, ... lies inside a box: no polygon, one or several."""
+    parts = [polygon.reshape(-1, 2)]
     for axis, limit, sign in ((0, x1, 1), (0, x2, -1), (1, y1, 1), (1, y2, -1)):
-        depth = sign * (points[:, axis] - limit)  # >= 0 inside this border
-        if len(points) == 0 or (depth >= 0).all():
-            continue
-        kept = []
-        for i in range(len(points)):
-            previous, current = depth[i - 1], depth[i]
-            if (previous >= 0) != (current >= 0):
-                t = previous / (previous - current)
-                crossing = points[i - 1] + t * (points[i] - points[i - 1])
-                crossing[axis] = limit
-                kept.append(crossing)
-            if current >= 0:
-                kept.append(points[i])
-        points = np.array(kept).reshape(-1, 2)
-    return points.reshape(-1)
+        parts = [piece for part in parts for piece in _cut(part, axis, limit, sign)]
+    return [part.reshape(-1) for part in parts]
+
+
+def _cut(points: np.ndarray, axis: int, limit: float, sign: int) -> list[np.ndarray]:
+    """The pieces (n, 2) of a polygon (n, 2) on one side of a line: above ``limit`` on ``axis`` for
+    ``sign`` 1, below for -1.
+
+    The outline inside is a number of paths from the line to the line. Between the first and the
+    second of their ends, in order along the line, lies the polygon's inside, as between the third
+    and the fourth, and so on: there the paths are joined.
+    """
+    depth = sign * (points[:, axis] - limit)
+    if (depth <= 0).all():
+        return []
+    if (depth >= 0).all():
+        return [points]
+
+    def crossing(i: int, j: int) -> np.ndarray:
+        """Where the edge between two points meets the line."""
+        point = points[i] + depth[i] / (depth[i] - depth[j]) * (points[j] - points[i])
+        point[axis] = limit
+        return point
+
+    inside = depth > 0
+    paths = []
+    for start in np.flatnonzero(inside & ~np.roll(inside, 1)):
+        stop = start  # one past the path's last point; beyond the end it goes on at the beginning
+        while inside[stop % len(points)]:
+            stop += 1
+        run = np.arange(start, stop) % len(points)
+        first, last = crossing(start, start - 1), crossing(run[-1], stop % len(points))
+        paths.append(np.concatenate([[first], points[run], [last]]))
+
+    along = 1 - axis
+    ends = [(path[0, along], True, i) for i, path in enumerate(paths)]  # where, begins, of which
+    ends += [(path[-1, along], False, i) for i, path in enumerate(paths)]
+    ends.sort(key=lambda end: end[0])
+    following = {}
+    for k in range(0, len(ends), 2):
+        same = ends[k][1] == ends[k + 1][1]
+        if same and k + 2 < len(ends) and ends[k + 1][0] == ends[k + 2][0]:
+            ends[k + 1], ends[k + 2] = ends[k + 2], ends[k + 1]  # one point: in either order
+        (_, begins, one), (_, other_begins, two) = ends[k], ends[k + 1]
+        if begins == other_begins:  # the outline crosses itself: no telling what is its inside
+            return [np.concatenate(paths)]
+        following.update({two: one} if begins else {one: two})
+    pieces = []
+    while following:
+        members = [next(iter(following))]
+        while (after := following.pop(members[-1])) != members[0]:
+            members.append(after)
+        pieces.append(np.concatenate([paths[i] for i in members]))
+    return pieces
 
 
 def polygons_to_rle(polygons: Sequence[np.ndarray], height: int, width: int) -> dict:
