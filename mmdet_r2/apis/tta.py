@@ -13,6 +13,7 @@ from ..errors import ConfigError
 #: Scales of the default views, relative to the config's test scale: (1333, 800) gives (666, 400)
 #: and (2000, 1200), those of mmdetection 3.x's configs.
 SCALES = (1.0, 0.5, 1.5)
+_RESIZES = ('Resize', 'ResizeShortestEdge')
 DEFAULT_MODEL = dict(
     type='DetTTAModel',
     tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
@@ -77,8 +78,8 @@ def _default_pipeline(pipeline: Sequence[dict]) -> list[dict]:
     transforms = [copy.deepcopy(t) for t in pipeline if _kind(t) != 'RandomFlip']
     kinds = [_kind(transform) for transform in transforms]
     flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-    if 'Resize' in kinds:
-        at = kinds.index('Resize')
+    at = next((i for i, kind in enumerate(kinds) if kind in _RESIZES), None)
+    if at is not None:
         before, after = transforms[:at], transforms[at + 1 :]
         scales = [_rescaled(transforms[at], factor) for factor in SCALES]
         views = [scales, flips]
@@ -109,6 +110,8 @@ def _rescaled(resize: dict, factor: float) -> dict:
             resize['scale'] = round(scale * factor)
         else:
             resize['scale'] = tuple(round(side * factor) for side in scale)
+        if resize.get('max_size') is not None:  # of ResizeShortestEdge
+            resize['max_size'] = round(resize['max_size'] * factor)
     else:
         factors = resize['scale_factor']
         factors = factors if isinstance(factors, list | tuple) else (factors, factors)
