@@ -1,6 +1,6 @@
 """Deformable convolutions against a direct reference on ``grid_sample``; grouped offsets.
 
-Everything is computed in float64, which mmcv's CPU kernels support.
+Everything is computed in float64, by our own CPU code and by mmcv's kernels (which GPUs use).
 """
 
 import subprocess
@@ -70,11 +70,28 @@ def direct(layer: nn.Module, x: Tensor, offset_groups: int) -> Tensor:
     return out if getattr(layer, 'bias', None) is None else out + layer.bias.view(-1, 1, 1)
 
 
+@pytest.fixture(params=['ours', 'mmcv'])
+def implementation(request, monkeypatch):
+    pytest.importorskip('mmcv._ext')
+    is_ours = request.param == 'ours'
+    monkeypatch.setattr('mmdet_r2.models.backbones.deform._is_ours', lambda x: is_ours)
+    return request.param
+
+
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('groups, deform_groups, offset_groups', GROUPINGS)
 @pytest.mark.parametrize('height, width, stride, padding, dilation', GEOMETRIES)
 def test_forward_and_backward_equal_direct_interpolation(
-    kind, groups, deform_groups, offset_groups, height, width, stride, padding, dilation
+    kind,
+    groups,
+    deform_groups,
+    offset_groups,
+    height,
+    width,
+    stride,
+    padding,
+    dilation,
+    implementation,
 ):
     layer = deform_conv(
         kind,
@@ -100,7 +117,75 @@ def test_forward_and_backward_equal_direct_interpolation(
         assert torch.allclose(a, b, rtol=0, atol=1e-9 * float(b.abs().max()))
 
 
-def test_a_bias_is_added():
+@pytest.mark.parametrize('kind', KINDS)
+def test_any_memory_layout_and_type(kind, implementation):
+    layer = deform_conv(kind, 8, 8, padding=1, groups=2, deform_groups=2, bias=False)
+    x = torch.randn(2, 8, 6, 7, dtype=torch.float64)
+    with torch.no_grad():
+        expected = layer(x)
+        layer.to(memory_format=torch.channels_last)
+        found = layer(x.to(memory_format=torch.channels_last))
+        assert torch.allclose(found, expected, atol=1e-12)
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            found = layer.to(dtype)(x.to(dtype))
+            assert found.dtype == dtype
+            tolerance = 1e-5 if dtype == torch.float32 else 0.05
+            assert (found - expected).abs().max() < tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('size', [(1, 1), (1, 6), (2, 5), (5, 2)])
+@pytest.mark.parametrize('stride', [1, 2])
+def test_maps_smaller_than_the_kernel(kind, size, stride, monkeypatch):
+    layer = deform_conv(kind, 4, 6, stride=stride, padding=1, deform_groups=2, bias=False)
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    found = []
+    for is_ours in (True, False):
+        monkeypatch.setattr(
+            'mmdet_r2.models.backbones.deform._is_ours', lambda x, answer=is_ours: answer
+        )
+        found.append(layer(x))
+    assert torch.allclose(*found, atol=1e-12)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_samples_far_outside_are_zero(kind, implementation):
+    """Whatever the offsets are, infinite ones included; 'nan' spoils nothing but its own sample."""
+    layer = deform_conv(kind, 4, 4, padding=1, bias=False)
+    x = torch.randn(1, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+    nn.init.zeros_(layer.conv_offset.weight)
+    with torch.no_grad():
+        layer.conv_offset.bias[:18] = torch.tensor([1e9, -1e9, float('inf'), -30, 6, 0] * 3)
+    assert layer(x).eq(0).all()
+    layer(x).sum().backward()
+    assert x.grad.eq(0).all() and layer.conv_offset.bias.grad.eq(0).all()
+
+
+def test_our_computation_is_recomputed_instead_of_stored():
+    layer = deform_conv('DCNv2', 16, 16, padding=1, bias=False).float()
+    x = torch.randn(2, 16, 32, 32, requires_grad=True)
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(x).sum()
+    assert sum(kept.values()) < 6 * x.nbytes  # the samples alone are 9 times the input
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_empty_batches_keep_their_shape_and_gradients(kind):
+    layer = deform_conv(kind, 4, 6, stride=2, padding=1, bias=False)
+    out = layer(torch.zeros(0, 4, 7, 9, dtype=torch.float64))
+    assert out.shape == (0, 6, 4, 5)
+    out.sum().backward()
+    assert layer.weight.grad.eq(0).all() and layer.conv_offset.weight.grad.eq(0).all()
+
+
+def test_a_bias_is_added(implementation):
     layer = deform_conv('DCNv2', 4, 6, padding=1, bias=True)
     nn.init.normal_(layer.bias)
     x = torch.randn(1, 4, 5, 6, dtype=torch.float64)

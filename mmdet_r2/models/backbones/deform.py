@@ -1,9 +1,10 @@
-"""mmcv's deformable convolutions, safe with any memory layout and data type.
+"""Deformable convolutions: mmcv's layers and GPU kernels, our own computation on the CPU.
 
 Papers: https://arxiv.org/abs/1703.06211 (DCN), https://arxiv.org/abs/1811.11168 (DCNv2).
 
-mmcv's kernels read tensors as contiguous whatever their strides are, know no bfloat16, and on the
-CPU no float16. Importing this module needs mmcv's compiled operators.
+mmcv's kernels read tensors as contiguous whatever their strides are, know no bfloat16, and take
+tens of times longer than necessary on the CPU. Importing this module needs mmcv's compiled
+operators.
 """
 
 import torch
@@ -16,11 +17,18 @@ from mmcv.ops import (
 )
 from torch import Tensor, nn
 
+from mmdet_r2.ops.deform_conv_cpu import deform_conv_cpu
 
-def _prepare(x: Tensor, *others: Tensor) -> list[Tensor]:
+
+def _is_ours(x: Tensor) -> bool:
+    return x.device.type == 'cpu'
+
+
+def _cast(x: Tensor, *others: Tensor | None) -> list:
+    """The tensors in a type that the operators compute in: float32 instead of a low one."""
     low = x.dtype == torch.bfloat16 or (x.device.type == 'cpu' and x.dtype == torch.float16)
     dtype = torch.float32 if low else x.dtype
-    return [tensor.to(dtype).contiguous() for tensor in (x, *others)]
+    return [None if tensor is None else tensor.to(dtype) for tensor in (x, *others)]
 
 
 # Wrapped: a traced graph of the backbone holds these calls, not what is inside. For the same reason
@@ -28,7 +36,9 @@ def _prepare(x: Tensor, *others: Tensor) -> list[Tensor]:
 @torch.fx.wrap
 def _deform(x: Tensor, offset: Tensor, weight: Tensor, sizes: tuple, im2col_step: int) -> Tensor:
     dtype = offset.dtype  # under autocast that of the convolution, not of x
-    offset, x, weight = _prepare(offset, x, weight)
+    offset, x, weight = _cast(offset, x, weight)
+    if _is_ours(x):
+        return deform_conv_cpu(x, offset, None, weight, None, *sizes).to(dtype)
     height, width = offset.shape[-2:]
     missing = [max(k - size, 0) for k, size in zip(weight.shape[2:], x.shape[2:])]
     if any(missing):
@@ -38,8 +48,9 @@ def _deform(x: Tensor, offset: Tensor, weight: Tensor, sizes: tuple, im2col_step
         offset = F.pad(offset, (0, missing[1], 0, missing[0]))
         stride = sizes[0]
         rows, columns = (-(-size // s) for size, s in zip(x.shape[2:], stride))
-        offset = offset[:, :, :rows, :columns].contiguous()
-    out = deform_conv2d(x, offset, weight, *sizes, False, im2col_step)
+        offset = offset[:, :, :rows, :columns]
+    tensors = (x.contiguous(), offset.contiguous(), weight.contiguous())
+    out = deform_conv2d(*tensors, *sizes, False, im2col_step)
     return out[:, :, :height, :width].to(dtype)
 
 
@@ -48,12 +59,14 @@ def _modulated_deform(
     x: Tensor, out: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple
 ) -> Tensor:
     dtype = out.dtype
-    out, x, weight = _prepare(out, x, weight)
-    bias = None if bias is None else bias.to(x.dtype)
+    out, x, weight, bias = _cast(out, x, weight, bias)
     # (B, 3*G*9, H, W): y and x offsets interleaved in the first two thirds, then the mask
     cut = out.shape[1] // 3 * 2
-    offset, mask = out[:, :cut].contiguous(), out[:, cut:].sigmoid().contiguous()
-    return modulated_deform_conv2d(x, offset, mask, weight, bias, *sizes).to(dtype)
+    offset, mask = out[:, :cut], out[:, cut:].sigmoid()
+    if _is_ours(x):
+        return deform_conv_cpu(x, offset, mask, weight, bias, *sizes).to(dtype)
+    tensors = (x.contiguous(), offset.contiguous(), mask.contiguous(), weight.contiguous())
+    return modulated_deform_conv2d(*tensors, bias, *sizes).to(dtype)
 
 
 def _group_offsets(layer: DeformConv2dPack | ModulatedDeformConv2dPack, groups: int) -> None:
