@@ -11,6 +11,7 @@ points (row by row), G groups of channels with offsets of their own.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ def _corners(
     offset: Tensor,
     mask: Tensor | None,
     size: tuple[int, int],
-    kernel: tuple[int, int],
+    kernel: Sequence[int],
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
