@@ -107,6 +107,10 @@ model = dict(
             num_classes=80,
             norm_cfg=norm_cfg,
             loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
+            init_cfg=[
+                dict(type='Kaiming', override=dict(name='upsample')),
+                dict(type='Normal', std=0.001, override=dict(name='conv_logits')),
+            ],
         ),
     ),
     train_cfg=dict(

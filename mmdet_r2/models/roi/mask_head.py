@@ -89,8 +89,12 @@ class FCNMaskHead(BaseModule):
         )
 
     def init_weights(self) -> None:
-        """He initialisation of the deconvolution and the predictor; ConvModule did the rest."""
+        """He initialisation of the deconvolution and the predictor, unless ``init_cfg`` says
+        otherwise; ConvModule did the rest.
+        """
         super().init_weights()
+        if self.init_cfg:
+            return
         for layer in (self.upsample if self.relu_after_upsample else None, self.conv_logits):
             if layer is not None:
                 nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
