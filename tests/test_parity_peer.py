@@ -37,7 +37,7 @@ FOREIGN = {
 
 def run_peer(*arguments: str) -> str:
     command = [PEER, '-W', 'ignore', *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
