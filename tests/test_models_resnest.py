@@ -390,10 +390,11 @@ def test_mixed_precision_stays_close(name, training):
         ('2s1x', True),
         ('batch statistics', True),
         ('FrozenBN', True),
+        ('DCNv2', True),
     ],
 )
 def test_the_forward_pass_compiles_without_breaks(name, training):
-    model = variant(name, stages=1).train(training)
+    model = variant(name, stages=2 if 'DCN' in name else 1).train(training)
     expected = copy.deepcopy(model)(images())
     compiled = torch.compile(model, backend='eager', fullgraph=True)
     assert_close(compiled(images()), expected)
