@@ -390,7 +390,7 @@ def _cut(points: np.ndarray, axis: int, limit: float, sign: int) -> list[np.ndar
         while inside[stop % len(points)]:
             stop += 1
         run = np.arange(start, stop) % len(points)
-        first, last = crossing(start, start - 1), crossing(run[-1], stop % len(points))
+        first, last = crossing(start, start - 1), crossing(int(run[-1]), stop % len(points))
         paths.append(np.concatenate([[first], points[run], [last]]))
 
     along = 1 - axis
