@@ -5,6 +5,7 @@ from .checkpoint import CheckpointHook, latest_checkpoint
 from .hooks import NumClassCheckHook, ProgressHook, UnreadableImagesHook, check_num_classes
 from .invalid_loss import InvalidLossError, InvalidLossHook
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop
+from .precise_bn import PreciseBNHook, bn_layers, recompute_statistics
 from .runner import Runner, build_runner, shut_down
 
 __all__ = [
@@ -15,12 +16,15 @@ __all__ = [
     'InvalidLossHook',
     'IterBasedTrainLoop',
     'NumClassCheckHook',
+    'PreciseBNHook',
     'ProgressHook',
     'Runner',
     'UnreadableImagesHook',
+    'bn_layers',
     'build_runner',
     'check_num_classes',
     'default_amp_dtype',
     'latest_checkpoint',
+    'recompute_statistics',
     'shut_down',
 ]

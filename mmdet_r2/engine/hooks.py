@@ -144,20 +144,21 @@ class ProgressHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Draw."""
-        if self.active:
-            self._draw_evaluation('val', batch_idx + 1, len(runner.val_dataloader))
+        self.draw('val', batch_idx + 1, len(runner.val_dataloader), self._val_start)
 
     def after_test_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Draw."""
-        if self.active:
-            self._draw_evaluation('test', batch_idx + 1, len(runner.test_dataloader))
+        self.draw('test', batch_idx + 1, len(runner.test_dataloader), self._val_start)
 
-    def _draw_evaluation(self, mode: str, done: int, total: int) -> None:
-        start, self._start = self._start, (0, self._val_start)
-        self._draw(mode, done, total, '')
-        self._start = start
+    def draw(self, mode: str, done: int, total: int, began: float) -> None:
+        """Draw ``done`` of ``total`` passes of something else than training, which ``began`` then
+        (``time.monotonic()``)."""
+        if self.active:
+            start, self._start = self._start, (0, began)
+            self._draw(mode, done, total, '')
+            self._start = start
 
     def _draw(self, mode: str, done: int, total: int, text: str) -> None:
         now = time.monotonic()
