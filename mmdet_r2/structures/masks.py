@@ -385,7 +385,7 @@ def _cut(points: np.ndarray, axis: int, limit: float, sign: int) -> list[np.ndar
 
     inside = depth > 0
     paths = []
-    for start in np.flatnonzero(inside & ~np.roll(inside, 1)):
+    for start in np.flatnonzero(inside & ~np.roll(inside, 1)).tolist():
         stop = start  # one past the path's last point; beyond the end it goes on at the beginning
         while inside[stop % len(points)]:
             stop += 1
