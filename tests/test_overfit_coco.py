@@ -30,8 +30,7 @@ def test_missing_data_is_one_line(tmp_path):
 def test_budgets_are_the_same(repo):
     """All that is not the model is equal, but for the maps of HTC."""
     configs = [
-        load_config(repo / 'benchmarks' / f'overfit_{model}_r2_50.py').to_dict()
-        for model in overfit_coco.MODELS
+        load_config(overfit_coco.config_of(model)).to_dict() for model in overfit_coco.MODELS
     ]
     for config in configs:
         for part in ('backbone', 'neck', 'rpn_head'):
