@@ -6,7 +6,15 @@ the registry.
 
 from . import transforms
 from .coco import CocoDataset
-from .metainfo import COCO_METAINFO
+from .coco_panoptic import CocoPanopticDataset
+from .metainfo import COCO_METAINFO, COCO_PANOPTIC_METAINFO
 from .samplers import AspectRatioBatchSampler
 
-__all__ = ['CocoDataset', 'AspectRatioBatchSampler', 'COCO_METAINFO', 'transforms']
+__all__ = [
+    'CocoDataset',
+    'CocoPanopticDataset',
+    'AspectRatioBatchSampler',
+    'COCO_METAINFO',
+    'COCO_PANOPTIC_METAINFO',
+    'transforms',
+]

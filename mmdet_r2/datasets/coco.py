@@ -82,6 +82,7 @@ class CocoDataset(BaseDataset):
     """
 
     METAINFO: dict = COCO_METAINFO
+    _NOUN = 'objects'
 
     def __init__(
         self,
@@ -156,7 +157,7 @@ class CocoDataset(BaseDataset):
             content = self._read_json()
             self._map_classes(content['categories'])
             annotations = self._annotations_by_image(content.pop('annotations', []))
-            self._tally = _Tally()
+            self._tally = _Tally(self._NOUN)
             data_list = [
                 self._parse_image(image, annotations.pop(image['id'], ()))
                 for image in self._checked_images(content.pop('images'))
@@ -211,7 +212,7 @@ class CocoDataset(BaseDataset):
         if len(missing) == len(classes):
             raise DataError(
                 f"{self.ann_file}: none of its categories is among the config's classes; "
-                f'metainfo.classes: {_listing(classes)}; categories: {_listing(ids)}'
+                f'metainfo.classes: {listing(classes)}; categories: {listing(ids)}'
             )
         if missing and not self.allow_missing_classes:
             hints = [f'{name!r}{_nearest(name, ids, classes)}' for name in missing[:10]]
@@ -266,8 +267,7 @@ class CocoDataset(BaseDataset):
         name = image['file_name']
         seg_map_path = None
         if self.data_prefix.get('seg'):
-            stem = name.rsplit('.', 1)[0]
-            seg_map_path = os.path.join(self.data_prefix['seg'], stem + self.seg_map_suffix)
+            seg_map_path = self._map_path(name.rsplit('.', 1)[0] + self.seg_map_suffix)
         instances = []
         for annotation in annotations:
             instance = self._parse_annotation(annotation, image['width'], image['height'])
@@ -282,6 +282,9 @@ class CocoDataset(BaseDataset):
             instances=instances,
         )
 
+    def _map_path(self, name: str) -> str:
+        return os.path.join(self.data_prefix['seg'], name)
+
     def _parse_annotation(self, annotation: dict, width: int, height: int) -> dict | None:
         """An instance, or None for an annotation to skip, counted if it is invalid."""
         tally, number = self._tally, annotation.get('id')
@@ -289,7 +292,7 @@ class CocoDataset(BaseDataset):
         label = self.cat2label.get(category) if category is not None else None
         if annotation.get('ignore', False) or category in self._other_cat_ids:
             return None
-        problem = _problem(annotation, width, height) if label is not None else _MALFORMED
+        problem = annotation_problem(annotation, width, height) if label is not None else _MALFORMED
         if problem or label is None:
             tally.invalid(problem, number)
             return None
@@ -345,7 +348,7 @@ class CocoDataset(BaseDataset):
             ]
             if absent:
                 print_log(
-                    f'{self.ann_file}: no instance of {_listing(absent)}: '
+                    f'{self.ann_file}: no instance of {listing(absent)}: '
                     f'the model cannot learn {"it" if len(absent) == 1 else "them"}',
                     logger='current',
                     level=logging.WARNING,
@@ -357,16 +360,21 @@ class CocoDataset(BaseDataset):
         return kept
 
     def _check_seg_maps(self, images: list[dict]) -> None:
-        """A missing semantic map is found at the start, not by a worker after some hours.
+        """A missing map is found at the start, not by a worker after some hours.
 
         One listing per folder instead of a look at every file: a second for COCO.
         """
-        if not any(isinstance(t, LoadAnnotations) and t.with_seg for t in self.pipeline.transforms):
+        readers = [t for t in self.pipeline.transforms if isinstance(t, LoadAnnotations)]
+        reader = next((t for t in readers if t.reads_map), None)
+        if reader is None:
             return
         folder = self.data_prefix.get('seg')
         if not folder:
+            if self._maps_are_optional():
+                return
+            asked = '(with_seg=True)' if type(reader) is LoadAnnotations else ''
             raise ConfigError(
-                f'LoadAnnotations(with_seg=True) needs semantic maps, but the data set of '
+                f'{type(reader).__name__}{asked} needs {reader.map_name}s, but the data set of '
                 f"{self.ann_file} has data_prefix={self.data_prefix}: add seg='...' with their "
                 f'folder'
             )
@@ -375,8 +383,8 @@ class CocoDataset(BaseDataset):
             return
         if not os.path.isdir(folder):
             raise DataError(
-                f'semantic map folder {folder} does not exist (data_root + data_prefix.seg, seen '
-                f'from {os.getcwd()})'
+                f'{reader.map_name} folder {folder} does not exist (data_root + data_prefix.seg, '
+                f'seen from {os.getcwd()})'
             )
         present: dict[str, set[str]] = {}
         missing = []
@@ -389,10 +397,13 @@ class CocoDataset(BaseDataset):
                 missing.append(path)
         if missing:
             raise DataError(
-                f'{len(missing)} of {len(images)} images of {self.ann_file} have no semantic map: '
-                f'{missing[0]} does not exist; correct data_prefix.seg or seg_map_suffix, or make '
-                f'the missing maps'
+                f'{len(missing)} of {len(images)} images of {self.ann_file} have no '
+                f'{reader.map_name}: {missing[0]} does not exist; correct data_prefix.seg or '
+                f'seg_map_suffix, or make the missing maps'
             )
+
+    def _maps_are_optional(self) -> bool:
+        return False
 
     def _check_image_folder(self) -> None:
         """A wrong image folder is found at the start, not by a worker after some minutes."""
@@ -471,7 +482,8 @@ class CocoDataset(BaseDataset):
 class _Tally:
     """Counts of what an annotation file contained, for the report."""
 
-    def __init__(self) -> None:
+    def __init__(self, noun: str) -> None:
+        self.noun = noun  # what the annotations are, in the report
         self.crowds = 0
         self.without_mask = 0
         self.of_no_image = 0
@@ -496,7 +508,7 @@ class _Tally:
     def report(self) -> list[str]:
         """Parts of the sentence."""
         objects = sum(self.per_class.values())
-        parts = [f'{objects} objects, {self.crowds} of them crowds']
+        parts = [f'{objects} {self.noun}, {self.crowds} of them crowds']
         if self._kinds:
             kinds = ', '.join(f'{count} {kind}' for kind, count in self._kinds.items())
             total = sum(self._kinds.values())
@@ -522,7 +534,7 @@ def _ids(first: list[object], total: int) -> str:
     return ', '.join(map(str, first)) + (', ...' if total > len(first) else '')
 
 
-def _listing(names: Sequence[str] | Mapping[str, int], most: int = 12) -> str:
+def listing(names: Sequence[str] | Mapping[str, int], most: int = 12) -> str:
     """'a', 'b', ... and 5 more"""
     names = list(names)
     text = ', '.join(map(repr, names[:most]))
@@ -548,11 +560,11 @@ def _checked_classes(classes: object) -> tuple[str, ...]:
         raise ConfigError('metainfo.classes is empty')
     twice = sorted({name for name in classes if classes.count(name) > 1})
     if twice:
-        raise ConfigError(f'metainfo.classes has {_listing(twice)} more than once')
+        raise ConfigError(f'metainfo.classes has {listing(twice)} more than once')
     return tuple(classes)
 
 
-def _problem(annotation: dict, width: int, height: int) -> str:
+def annotation_problem(annotation: dict, width: int, height: int) -> str:
     """Why the box of an annotation cannot be used, '' if it can."""
     box = annotation.get('bbox')
     if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(map(_is_number, box)):

@@ -36,12 +36,44 @@ COCO_METAINFO: dict = dict(
         (191, 162, 208),
     ],
 )
+
+# The "stuff" of COCO's panoptic task, in the order of its category ids.
+_STUFF = (
+    'banner', 'blanket', 'bridge', 'cardboard', 'counter', 'curtain', 'door-stuff', 'floor-wood',
+    'flower', 'fruit', 'gravel', 'house', 'light', 'mirror-stuff', 'net', 'pillow', 'platform',
+    'playingfield', 'railroad', 'river', 'road', 'roof', 'sand', 'sea', 'shelf', 'snow', 'stairs',
+    'tent', 'towel', 'wall-brick', 'wall-stone', 'wall-tile', 'wall-wood', 'water-other',
+    'window-blind', 'window-other', 'tree-merged', 'fence-merged', 'ceiling-merged',
+    'sky-other-merged', 'cabinet-merged', 'table-merged', 'floor-other-merged', 'pavement-merged',
+    'mountain-merged', 'grass-merged', 'dirt-merged', 'paper-merged', 'food-other-merged',
+    'building-other-merged', 'rock-merged', 'wall-other-merged', 'rug-merged',
+)
+_STUFF_PALETTE = [
+    (255, 255, 128), (147, 211, 203), (150, 100, 100), (168, 171, 172), (146, 112, 198),
+    (210, 170, 100), (92, 136, 89), (218, 88, 184), (241, 129, 0), (217, 17, 255), (124, 74, 181),
+    (70, 70, 70), (255, 228, 255), (154, 208, 0), (193, 0, 92), (76, 91, 113), (255, 180, 195),
+    (106, 154, 176), (230, 150, 140), (60, 143, 255), (128, 64, 128), (92, 82, 55), (254, 212, 124),
+    (73, 77, 174), (255, 160, 98), (255, 255, 255), (104, 84, 109), (169, 164, 131),
+    (225, 199, 255), (137, 54, 74), (135, 158, 223), (7, 246, 231), (107, 255, 200), (58, 41, 149),
+    (183, 121, 142), (255, 73, 97), (107, 142, 35), (190, 153, 153), (146, 139, 141),
+    (70, 130, 180), (134, 199, 156), (209, 226, 140), (96, 36, 108), (96, 96, 96), (64, 170, 64),
+    (152, 251, 152), (208, 229, 228), (206, 186, 171), (152, 161, 64), (116, 112, 0), (0, 114, 143),
+    (102, 102, 156), (250, 141, 255),
+]
 # fmt: on
+
+# COCO's panoptic task: label i is classes[i], the 80 things first, then the 53 kinds of stuff.
+COCO_PANOPTIC_METAINFO: dict = dict(
+    classes=(*COCO_METAINFO['classes'], *_STUFF),
+    thing_classes=COCO_METAINFO['classes'],
+    stuff_classes=_STUFF,
+    palette=[*COCO_METAINFO['palette'], *_STUFF_PALETTE],
+)
 
 
 def palette_for(classes: tuple[str, ...]) -> list[tuple[int, int, int]]:
     """A colour (RGB) for each class: COCO's for COCO's names, otherwise evenly spaced hues."""
-    known = dict(zip(COCO_METAINFO['classes'], COCO_METAINFO['palette']))
+    known = dict(zip(COCO_PANOPTIC_METAINFO['classes'], COCO_PANOPTIC_METAINFO['palette']))
 
     def spaced(i: int) -> tuple[int, int, int]:
         # Steps of the golden ratio never come close to an earlier hue, however many classes follow.

@@ -7,11 +7,13 @@ from .crop import RandomCrop
 from .formatting import PackDetInputs
 from .geometric import Pad, RandomFlip, Resize, ResizeShortestEdge
 from .loading import FilterAnnotations, LoadAnnotations, LoadImageFromFile, UnreadableImageError
+from .panoptic import LoadPanopticAnnotations
 from .photometric import PhotoMetricDistortion
 
 __all__ = [
     'LoadImageFromFile',
     'LoadAnnotations',
+    'LoadPanopticAnnotations',
     'FilterAnnotations',
     'Resize',
     'ResizeShortestEdge',

@@ -65,6 +65,20 @@ def _distorts_labels(content: bytes, backend: str) -> str:
     return ''
 
 
+def png_defect(content: bytes) -> str:
+    """Why the bytes of a file cannot be a panoptic PNG, '' if they can: its colours are numbers, in
+    three channels of 8 bits (or a palette of such colours).
+    """
+    if reason := _defect(content):
+        return reason
+    if content[:8] != b'\x89PNG\r\n\x1a\n' or len(content) < 26:
+        return 'not a PNG'
+    depth, kind = content[24], content[25]
+    if kind in (0, 4):
+        return 'greyscale, expected colours that code the ids of segments'
+    return f'{depth} bits per channel, expected 8' if depth != 8 and kind != 3 else ''
+
+
 def _is_palette_png(content: bytes) -> bool:
     return content[:8] == b'\x89PNG\r\n\x1a\n' and content[25:26] == b'\x03'
 
@@ -174,6 +188,8 @@ class LoadAnnotations(MMCVLoadAnnotations):
         backend_args: where to read the semantic map from, as mmengine's file back-ends take it.
     """
 
+    map_name = 'semantic map'  # what data_prefix.seg holds, in messages
+
     def __init__(
         self,
         with_bbox: bool = True,
@@ -201,8 +217,21 @@ class LoadAnnotations(MMCVLoadAnnotations):
         self.reduce_zero_label = reduce_zero_label
         self.ignore_index = ignore_index
 
+    @property
+    def reads_map(self) -> bool:
+        """Whether the file in ``data_prefix.seg`` is needed."""
+        return self.with_seg
+
     def transform(self, results: dict) -> dict:
         """``results`` with the ground truth asked for."""
+        self._load_boxes_and_labels(results)
+        if self.with_mask:
+            self._load_masks(results, results.get('instances', []))
+        if self.with_seg:
+            self._load_seg_map(results)
+        return results
+
+    def _load_boxes_and_labels(self, results: dict) -> None:
         instances = results.get('instances', [])
         if self.with_bbox:
             boxes = [instance['bbox'] for instance in instances]
@@ -212,11 +241,6 @@ class LoadAnnotations(MMCVLoadAnnotations):
         if self.with_label:
             labels = [instance['bbox_label'] for instance in instances]
             results['gt_bboxes_labels'] = np.array(labels, dtype=np.int64)
-        if self.with_mask:
-            self._load_masks(results, instances)
-        if self.with_seg:
-            self._load_seg_map(results)
-        return results
 
     def _load_masks(self, results: dict, instances: list[dict]) -> None:
         height, width = results['ori_shape']
