@@ -1,6 +1,14 @@
 """Metrics: what a data set is measured with, and how results leave the program."""
 
 from .coco import CocoMetric
+from .coco_panoptic import CocoPanopticMetric
 from .dump import DumpDetResults, load_results
+from .panoptic_format import evaluate_panoptic_files
 
-__all__ = ['CocoMetric', 'DumpDetResults', 'load_results']
+__all__ = [
+    'CocoMetric',
+    'CocoPanopticMetric',
+    'DumpDetResults',
+    'evaluate_panoptic_files',
+    'load_results',
+]

@@ -1,0 +1,283 @@
+"""COCO's panoptic format, one JSON file and a folder of PNG images: read, checked, written; and the
+panoptic quality of a set of such files.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+from mmengine.fileio import get, get_text
+
+from mmdet_r2.errors import DataError
+from mmdet_r2.structures.panoptic import MAX_ID, ids_to_rgb
+
+from .panoptic_quality import ImageCounts, PanopticMap, compare, index_map, quality, same_size
+
+
+@dataclass
+class PanopticFile:
+    """A panoptic JSON file with the folder of its PNG images.
+
+    Attributes:
+        path: of the JSON file.
+        folder: of the images.
+        annotations: for each image id ``file_name`` and ``segments_info``, in the file's order.
+        categories: for each category id ``name`` and ``isthing``; empty in a file of results that
+            does not list them.
+        images: ids of all images listed under ``images``.
+    """
+
+    path: str
+    folder: str
+    annotations: dict[int | str, dict]
+    categories: dict[int, dict]
+    images: list[int | str]
+    backend_args: dict | None = None
+
+    @property
+    def isthing(self) -> dict[int, bool]:
+        """Which categories are things."""
+        return {number: bool(c['isthing']) for number, c in self.categories.items()}
+
+    def map_of(self, image_id: int | str, categories: Mapping[int, Any]) -> PanopticMap:
+        """Read the segments of one image.
+
+        Args:
+            image_id: of an image in ``annotations``.
+            categories: the known category ids.
+
+        Raises:
+            DataError: the PNG is missing or of another kind; it and the JSON file disagree.
+        """
+        annotation = self.annotations[image_id]
+        path = os.path.join(self.folder, annotation['file_name'])
+        where = f'{self.path}: image {image_id}'
+        records = annotation['segments_info']
+        listed = [record.get('id') for record in records]
+        for number, record in zip(listed, records):
+            if not isinstance(number, int) or not 0 < number <= MAX_ID:
+                raise DataError(
+                    f'{where}: segment id {number!r}; ids are whole numbers from 1 to {MAX_ID}'
+                )
+            if record.get('category_id') not in categories:
+                raise DataError(
+                    f'{where}: segment {number} has category_id {record.get("category_id")!r}, '
+                    'which is not among the categories'
+                )
+        if len(set(listed)) < len(listed):
+            twice = next(number for number in listed if listed.count(number) > 1)
+            raise DataError(f'{where}: segment id {twice} is listed twice in segments_info')
+        ids = read_ids(path, self.backend_args)
+        index, foreign = index_map(ids, listed)
+        if foreign is not None:
+            raise DataError(
+                f'{path}: id {foreign} is in the PNG but not in segments_info of image {image_id} '
+                f'in {self.path}'
+            )
+        counted = np.bincount(index.reshape(-1), minlength=len(listed) + 1)[1:]
+        if len(listed) and not counted.all():
+            absent = listed[int(np.flatnonzero(counted == 0)[0])]
+            raise DataError(
+                f'{path}: no pixel has id {absent}, which segments_info of image {image_id} in '
+                f'{self.path} lists'
+            )
+        return PanopticMap(
+            index=index,
+            categories=np.array([r['category_id'] for r in records], np.int64),
+            areas=counted,
+            crowd=np.array([bool(r.get('iscrowd', 0)) for r in records], bool),
+        )
+
+    def truth_of(self, image_id: int | str, categories: Mapping[int, Any]) -> PanopticMap:
+        """Read one image's annotation: :meth:`map_of` with the areas that the file states."""
+        truth = self.map_of(image_id, categories)
+        records = self.annotations[image_id]['segments_info']
+        for k, record in enumerate(records):
+            area = record.get('area')
+            if area is None:
+                continue
+            if isinstance(area, bool) or not isinstance(area, int | float) or not area > 0:
+                raise DataError(
+                    f'{self.path}: image {image_id}: segment {record["id"]} has area {area!r}; '
+                    'expected its number of pixels'
+                )
+            assert truth.areas is not None
+            truth.areas[k] = int(area)
+        return truth
+
+
+def read_panoptic(
+    path: str,
+    folder: str | None = None,
+    backend_args: dict | None = None,
+    *,
+    need_categories: bool = True,
+) -> PanopticFile:
+    """Read a panoptic JSON file, no image yet.
+
+    Args:
+        path: of the JSON file.
+        folder: of its images; by default the path without ``.json``, as COCO has it.
+        backend_args: how mmengine reads both.
+        need_categories: whether a file without categories is an error.
+
+    Raises:
+        DataError: a file or folder is missing, or not in COCO's panoptic format.
+    """
+    path = str(path)
+    try:
+        data = json.loads(get_text(path, backend_args=backend_args))
+    except FileNotFoundError as error:
+        raise DataError(f'{path}: no such panoptic annotation file') from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f'{path}: not a readable JSON file: {error}') from error
+    if not isinstance(data, dict) or not isinstance(data.get('annotations', []), list):
+        raise DataError(f"{path}: not a COCO panoptic file, which has 'annotations'")
+    categories = {}
+    for category in data.get('categories') or ():
+        name = category.get('name')
+        for key in ('id', 'name', 'isthing') if need_categories else ('id',):
+            if key not in category:
+                raise DataError(
+                    f'{path}: category {name or category.get("id")!r} has no {key!r}'
+                    + (' (1 for things, 0 for stuff)' if key == 'isthing' else '')
+                )
+        if category['id'] in categories:
+            raise DataError(f'{path}: category id {category["id"]} is there twice')
+        categories[category['id']] = category
+    if need_categories and not categories:
+        raise DataError(f"{path}: not a COCO panoptic file: it has no 'categories'")
+    annotations = {}
+    for annotation in data.get('annotations') or ():
+        for key in ('image_id', 'file_name', 'segments_info'):
+            if key not in annotation:
+                hint = ': these are instances, no panoptic' if 'bbox' in annotation else ''
+                raise DataError(
+                    f'{path}: the annotation of image {annotation.get("image_id")} has no {key!r}'
+                    f'{hint}'
+                )
+        if annotation['image_id'] in annotations:
+            raise DataError(f'{path}: image {annotation["image_id"]} has two annotations')
+        annotations[annotation['image_id']] = annotation
+    folder = os.path.splitext(path)[0] if folder is None else str(folder)
+    local = '://' not in folder and (backend_args or {}).get('backend', 'local') == 'local'
+    if annotations and local and not os.path.isdir(folder):
+        raise DataError(f'{folder}: no such folder; expected the PNG images of {path} in it')
+    images = [image['id'] for image in data.get('images') or ()] or list(annotations)
+    return PanopticFile(path, folder, annotations, categories, images, backend_args)
+
+
+def read_ids(path: str, backend_args: dict | None = None) -> np.ndarray:
+    """Ids of a panoptic PNG, (H, W) int32.
+
+    Raises:
+        DataError: missing, unreadable, or no colour image of 8 bits.
+    """
+    try:
+        data = get(path, backend_args=backend_args)
+    except OSError as error:
+        raise DataError(f'{path}: no such panoptic PNG') from error
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if image is None:
+        raise DataError(f'{path}: cannot be decoded as an image')
+    if image.ndim != 3 or image.dtype != np.uint8:
+        depth = 1 if image.ndim == 2 else image.shape[2]
+        raise DataError(
+            f'{path}: {depth} channel(s) of {image.dtype}; a panoptic PNG has the ids in its red, '
+            'green and blue of 8 bits (is it a semantic map?)'
+        )
+    convert = cv2.COLOR_BGR2RGBA if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    # four bytes per pixel, R first, are the id but for alpha in the highest
+    rgba = cv2.cvtColor(image, convert)
+    return (rgba.view('<u4')[..., 0] & MAX_ID).astype(np.int32)
+
+
+def write_ids(path: str, ids: np.ndarray) -> None:
+    """Write ids (H, W) from 0 to ``MAX_ID`` as a panoptic PNG, all or nothing."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    done, data = cv2.imencode('.png', np.ascontiguousarray(ids_to_rgb(ids)[..., ::-1]))
+    if not done:
+        raise DataError(f'{path}: cannot be written as PNG')
+    temporary = f'{path}.{os.getpid()}.tmp'
+    data.tofile(temporary)
+    os.replace(temporary, path)
+
+
+def evaluate_panoptic_files(
+    gt_json_file: str,
+    pred_json_file: str,
+    gt_folder: str | None = None,
+    pred_folder: str | None = None,
+    *,
+    nproc: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Panoptic quality of written results: a JSON file and a folder of PNG images.
+
+    Args:
+        gt_json_file: COCO panoptic annotations.
+        pred_json_file: results in the same format; each of the annotated images must be there.
+        gt_folder, pred_folder: of the PNG images; by default the JSON file's name without
+            ``.json``.
+        nproc: processes, at most one for each core that this process may use (the default).
+
+    Returns:
+        As :func:`mmdet_r2.evaluation.panoptic_quality.quality`, the same for any ``nproc``.
+
+    Raises:
+        DataError: a file is missing or in another format, PNG and JSON disagree, an image has no
+            prediction.
+    """
+    truth = read_panoptic(gt_json_file, gt_folder)
+    found = read_panoptic(pred_json_file, pred_folder, need_categories=False)
+    absent = [i for i in truth.annotations if i not in found.annotations]
+    if absent:
+        raise DataError(
+            f'{pred_json_file}: no prediction for {len(absent)} of {len(truth.annotations)} '
+            f'images of {gt_json_file}, the first with id {absent[0]!r}'
+        )
+    ids = list(truth.annotations)
+    work = partial(_compare_files, truth.categories, truth.backend_args)
+    pairs = [(_only(truth, image_id), _only(found, image_id), image_id) for image_id in ids]
+    return quality(_in_parallel(work, pairs, nproc), truth.isthing)
+
+
+def _only(file: PanopticFile, image_id: int | str) -> tuple[str, str, dict]:
+    """What another process needs to know of one image."""
+    return file.path, file.folder, file.annotations[image_id]
+
+
+def _compare_files(
+    categories: dict[int, dict],
+    backend_args: dict | None,
+    pair: tuple[tuple[str, str, dict], tuple[str, str, dict], int | str],
+) -> ImageCounts:
+    truth, found, image_id = pair
+    files = [
+        PanopticFile(path, folder, {image_id: annotation}, {}, [], backend_args)
+        for path, folder, annotation in (truth, found)
+    ]
+    true_map = files[0].truth_of(image_id, categories)
+    found_map = files[1].map_of(image_id, categories)
+    names = [os.path.join(file.folder, file.annotations[image_id]['file_name']) for file in files]
+    same_size(true_map.index, found_map.index, *names)
+    return compare(true_map, found_map)
+
+
+def _in_parallel(work: Any, items: Sequence[Any], nproc: int | None) -> list[Any]:
+    """``work`` of every item, in order, by at most ``nproc`` processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    number = min(nproc or cores or 1, cores or 1, len(items) // 4)
+    if number <= 1:
+        return [work(item) for item in items]
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context('fork' if 'fork' in methods else 'spawn')
+    # OpenCV's threads would fight the other processes for the cores
+    with ProcessPoolExecutor(number, context, cv2.setNumThreads, (0,)) as pool:
+        return list(pool.map(work, items, chunksize=max(1, min(32, len(items) // (4 * number)))))
