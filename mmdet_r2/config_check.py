@@ -211,7 +211,7 @@ PLAIN: dict[str, str | None] = {
     'train_cfg.rcnn': 'assigner sampler mask_size',
     'test_cfg.rpn': _RPN_PROPOSAL,
     'test_cfg.rcnn': ('score_thr nms max_per_img mask_thr_binary nms_after_rescale drop_empty'),
-    'test_cfg.panoptic': 'score_thr max_per_img mask_thr_binary mask_overlap nms stuff_area_limit',
+    'test_cfg.panoptic': 'mask_overlap stuff_area_limit score_thr',
     'tta_cfg': 'nms max_per_img',
     'paramwise_cfg': (
         'custom_keys lr_mult decay_mult bias_lr_mult bias_decay_mult norm_decay_mult '

@@ -1,6 +1,6 @@
 """Networks, from the image batch to losses and detections."""
 
-from . import backbones, detectors, fpn, losses, matching, preprocessor, roi, rpn, tta
+from . import backbones, detectors, fpn, losses, matching, panoptic, preprocessor, roi, rpn, tta
 
 __all__ = [
     'backbones',
@@ -8,6 +8,7 @@ __all__ = [
     'fpn',
     'losses',
     'matching',
+    'panoptic',
     'preprocessor',
     'roi',
     'rpn',

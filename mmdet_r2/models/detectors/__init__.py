@@ -1,5 +1,6 @@
 """Whole detectors."""
 
+from .panoptic_fpn import PanopticFPN
 from .two_stage import TwoStageDetector
 
-__all__ = ['TwoStageDetector']
+__all__ = ['PanopticFPN', 'TwoStageDetector']

@@ -4,6 +4,8 @@ Faster, Mask, Cascade R-CNN and HTC differ in the RoI head they are handed; Fast
 proposals from the data, and an RPN alone has no RoI head. They are names of one class.
 """
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
@@ -85,7 +87,7 @@ class TwoStageDetector(BaseModel):
         if mode == 'predict':
             return self.predict(inputs, data_samples)
         if mode == 'tensor':
-            return self._raw(inputs, data_samples)
+            return self._outputs(self.extract_feat(inputs), data_samples, inputs.shape[-2:])
         raise ValueError(f"mode={mode!r}: expected 'loss', 'predict' or 'tensor'")
 
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
@@ -96,8 +98,13 @@ class TwoStageDetector(BaseModel):
     def loss(self, inputs: Tensor, data_samples: list[DetDataSample]) -> dict[str, Tensor]:
         """Training losses of the batch, by mmdetection's names."""
         targets = Targets.from_samples(data_samples)
-        feats = self.extract_feat(inputs)
-        losses, proposals = self._rpn_loss(feats, targets, data_samples)
+        return self._losses(self.extract_feat(inputs), targets, data_samples)
+
+    def _losses(
+        self, feats: tuple[Tensor, ...], targets: Targets, samples: list[DetDataSample]
+    ) -> dict[str, Tensor]:
+        """Those of every head, from the features of the batch."""
+        losses, proposals = self._rpn_loss(feats, targets, samples)
         if self.roi_head is not None:
             losses |= self.roi_head.loss(feats, proposals, targets)
         return losses
@@ -168,16 +175,19 @@ class TwoStageDetector(BaseModel):
             return _given_proposals(samples)
         return self.rpn_head.predict(feats, img_shapes(samples))
 
-    def _raw(self, inputs: Tensor, data_samples: list[DetDataSample] | None) -> tuple:
-        """Proposals, and the RoI head's outputs on them without selection."""
-        feats = self.extract_feat(inputs)
-        shapes = (
-            img_shapes(data_samples) if data_samples else [tuple(inputs.shape[-2:])] * len(inputs)
-        )
+    def _outputs(
+        self, feats: tuple[Tensor, ...], samples: list[DetDataSample] | None, size: Sequence[int]
+    ) -> tuple:
+        """Proposals, and the RoI head's outputs on them without selection.
+
+        Args:
+            size: height and width of the batch, which images without a sample fill.
+        """
+        shapes = img_shapes(samples) if samples else [tuple(size)] * len(feats[0])
         if self.rpn_head is not None:
             boxes = self.rpn_head.predict(feats, shapes).boxes
-        elif data_samples:
-            boxes = _given_proposals(data_samples).boxes
+        elif samples:
+            boxes = _given_proposals(samples).boxes
         else:
             raise ValueError(
                 "mode='tensor' of a detector without RPN needs data samples with proposals"
