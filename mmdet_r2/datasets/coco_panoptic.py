@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from mmdet_r2.datasets.coco import CocoDataset, annotation_problem, listing
 from mmdet_r2.datasets.metainfo import COCO_PANOPTIC_METAINFO
-from mmdet_r2.datasets.transforms.panoptic import MAX_ID, VOID
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import DATASETS
+from mmdet_r2.structures.panoptic import MAX_ID, VOID_LABEL
 
 
 @DATASETS.register_module()
@@ -72,10 +72,10 @@ class CocoPanopticDataset(CocoDataset):
                 f'metainfo.classes is not thing_classes followed by stuff_classes: '
                 f'{listing(loaded["classes"])}; {listing(things)}; {listing(stuff)}'
             )
-        if len(loaded['classes']) > VOID:
+        if len(loaded['classes']) > VOID_LABEL:
             raise ConfigError(
                 f'metainfo has {len(loaded["classes"])} classes, of which a label map holds '
-                f'{VOID} (label {VOID} is "unlabelled")'
+                f'{VOID_LABEL} (label {VOID_LABEL} is "unlabelled")'
             )
         return loaded
 
@@ -132,11 +132,14 @@ class CocoPanopticDataset(CocoDataset):
         seen, void = set(), []
         for segment in segments:
             number = segment.get('id') if isinstance(segment, dict) else segment
-            if type(number) is not int or not 0 < number <= MAX_ID or number in seen:
-                problem = 'twice' if number in seen else f'expected 1 to {MAX_ID} (24 bits)'
+            if type(number) is not int or not 0 < number <= MAX_ID:
                 raise DataError(
                     f'{self.ann_file}: image {image["file_name"]} has the segment id {number}, '
-                    f'{problem}'
+                    f'expected 1 to {MAX_ID} (the colours of a PNG hold 24 bits)'
+                )
+            if number in seen:
+                raise DataError(
+                    f'{self.ann_file}: image {image["file_name"]} has the segment id {number} twice'
                 )
             seen.add(number)
             category = segment.get('category_id')

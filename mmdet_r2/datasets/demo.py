@@ -1,16 +1,17 @@
 """Generated data in COCO's layout: textured shapes, to train and test without a download.
 
 ``generate`` writes ``annotations/instances_{train,val}.json``, ``train/*.jpg`` and ``val/*.jpg``,
-and maps of things and stuff as ``stuffthingmaps/{train,val}/*.png``. It is meant to be a small but
-honest detection problem: classes differ by shape alone (colour, texture, size, rotation and ground
-are drawn independently of the class), objects overlap, are cut by the image border, small or partly
-hidden, grounds carry lines and blobs that look like edges of objects, and there are crowds and
-empty images as in COCO. The kinds of ground differ by texture alone.
+maps of things and stuff as ``stuffthingmaps/{train,val}/*.png``, and both as segments in
+``annotations/panoptic_{train,val}.json`` and ``annotations/panoptic_{train,val}/*.png``. It is
+meant to be a small but honest detection problem: classes differ by shape alone (colour, texture,
+size, rotation and ground are drawn independently of the class), objects overlap, are cut by the
+image border, small or partly hidden, grounds carry lines and blobs that look like edges of objects,
+and there are crowds and empty images as in COCO. The kinds of ground differ by texture alone.
 
 How an image comes to be: ``draw_scene`` chooses shapes, stacks them, drops those that are mostly
 hidden, and paints. Everything else follows from the scene's id map (which object owns a pixel) and
-ground map (which kind of ground lies beneath): annotations and stuff maps are readers of both, and
-panoptic PNGs could be another.
+ground map (which kind of ground lies beneath): annotations, stuff maps and segments are readers of
+both.
 
 Every image has a random generator of its own, made of (seed, split, index): the same seed gives the
 same bytes, and asking for more images leaves the earlier ones as they were.
@@ -30,6 +31,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mmdet_r2.datasets.metainfo import palette_for
 from mmdet_r2.errors import DataError
 
 CLASSES = ('circle', 'triangle', 'square', 'ring', 'cross')
@@ -38,9 +40,11 @@ GROUNDS = ('gradient', 'noise', 'stripes', 'checks')
 # Label i of a stuff map is MAP_CLASSES[i], or UNLABELLED: as in COCO, things first, with the labels
 # that they have as objects.
 MAP_CLASSES = (*CLASSES, *GROUNDS)
+# Category ids of MAP_CLASSES in the panoptic annotations: with a gap between the two, as in COCO.
+PANOPTIC_IDS = (*range(1, len(CLASSES) + 1), *range(11, 11 + len(GROUNDS)))
 UNLABELLED = 255
 # Part of the stamp: raise it when the same parameters give other pictures or annotations.
-VERSION = 3
+VERSION = 4
 STAMP = 'demo_data.json'
 SPLITS = ('train', 'val')
 STUFF_FOLDER = 'stuffthingmaps'  # COCO-Stuff's name
@@ -382,6 +386,38 @@ def stuff_map(scene: Scene) -> Array:
     return labels
 
 
+def segments(scene: Scene) -> tuple[Array, list[dict[str, Any]]]:
+    """(H, W) int32 map of segment ids, 0 unlabelled, and their ``segments_info`` in COCO's format.
+
+    Every visible object, every crowd and every kind of ground is a segment; pixels are those of
+    :func:`stuff_map`.
+    """
+    labels = stuff_map(scene)
+    ids = np.zeros(labels.shape, np.int32)
+    info: list[dict[str, Any]] = []
+
+    def add(mask: Array, label: int, crowd: bool) -> None:
+        # All three bytes of a colour are used, and the ids of an image do not follow an order.
+        number = PANOPTIC_IDS[label] * 2**20 + (1 + len(info)) * 10007 % 2**16
+        ids[mask] = number
+        ys, xs = np.nonzero(mask)
+        x, y = int(xs.min()), int(ys.min())
+        info.append({
+            'id': number,
+            'category_id': PANOPTIC_IDS[label],
+            'iscrowd': int(crowd),
+            'bbox': [x, y, int(xs.max()) + 1 - x, int(ys.max()) + 1 - y],
+            'area': len(xs),
+        })  # fmt: skip
+
+    for k, thing in enumerate(scene.things, start=1):
+        add(scene.ids == k, thing.label, thing.crowd)
+    for label in range(len(CLASSES), len(MAP_CLASSES)):
+        if (mask := (labels == label) & (scene.ids == 0)).any():
+            add(mask, label, crowd=False)
+    return ids, info
+
+
 # The data set -----------------------------------------------------------------------------------
 
 
@@ -404,7 +440,9 @@ def generate(
 
     Args:
         out_dir: gets ``annotations/instances_{train,val}.json``, ``train/`` and ``val/`` (JPEG),
-            ``stuffthingmaps/{train,val}/`` (PNG; see :func:`stuff_map`).
+            ``stuffthingmaps/{train,val}/`` (PNG; see :func:`stuff_map`), and
+            ``annotations/panoptic_{train,val}.json`` with the PNGs in a folder of the same name
+            (see :func:`segments`).
         num_train: images of the training split; num_val: of the held-out split.
         size: side of the square images in pixels, or (width, height).
         seed: the same seed gives the same bytes (with the same version of OpenCV).
@@ -500,34 +538,55 @@ def _write_split(
     progress: Callable[[str], None] | None,
 ) -> None:
     folder, map_folder = root / split, root / STUFF_FOLDER / split
+    id_folder = root / 'annotations' / f'panoptic_{split}'
     folder.mkdir()
     map_folder.mkdir(parents=True)
+    id_folder.mkdir(parents=True)
     images: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
+    panoptic: list[dict[str, Any]] = []
     for index in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
         empty, crowd = rng.random() < empty_fraction, rng.random() < crowd_fraction
         scene = draw_scene(rng, shape, 0 if empty else max_objects, crowd and not empty)
         name = f'{index:06d}.jpg'
-        done, data = cv2.imencode('.jpg', scene.image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-        assert done
-        (folder / name).write_bytes(data.tobytes())
-        done, data = cv2.imencode('.png', stuff_map(scene))
-        assert done
-        (map_folder / f'{index:06d}.png').write_bytes(data.tobytes())
+        ids, info = segments(scene)
+        png = f'{index:06d}.png'
+        _write_image(folder / name, scene.image, cv2.IMWRITE_JPEG_QUALITY, 95)
+        _write_image(map_folder / png, stuff_map(scene))
+        colours = ids.astype('<u4').view(np.uint8).reshape(*shape, 4)  # red is the lowest byte
+        _write_image(id_folder / png, np.ascontiguousarray(colours[..., 2::-1]))
+        panoptic.append({'image_id': index + 1, 'file_name': png, 'segments_info': info})
         images.append({'id': index + 1, 'file_name': name, 'height': shape[0], 'width': shape[1]})
         found += annotate(scene, rng, index + 1, len(found) + 1)
         if progress and (index + 1) % 500 == 0:
             progress(f'{split}: {index + 1} of {count} images')
-    content = {
+    head = {
         'info': {'description': f'generated shapes, {split} split', 'version': str(VERSION)},
         'licenses': [],
         'images': images,
-        'annotations': found,
-        'categories': [
-            {'id': i, 'name': name, 'supercategory': 'shape'}
-            for i, name in enumerate(CLASSES, start=1)
-        ],
     }
-    (root / 'annotations').mkdir(exist_ok=True)
+    categories = [
+        {'id': i, 'name': name, 'supercategory': 'shape'} for i, name in enumerate(CLASSES, start=1)
+    ]
+    content = {**head, 'annotations': found, 'categories': categories}
     (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
+    palette = palette_for(MAP_CLASSES)
+    categories = [
+        {
+            'id': PANOPTIC_IDS[i],
+            'name': name,
+            'supercategory': 'shape' if i < len(CLASSES) else 'ground',
+            'isthing': int(i < len(CLASSES)),
+            'color': palette[i],
+        }
+        for i, name in enumerate(MAP_CLASSES)
+    ]
+    content = {**head, 'annotations': panoptic, 'categories': categories}
+    (root / 'annotations' / f'panoptic_{split}.json').write_text(json.dumps(content))
+
+
+def _write_image(path: Path, image: Array, *options: int) -> None:
+    done, data = cv2.imencode(path.suffix, image, options)
+    assert done
+    path.write_bytes(data.tobytes())

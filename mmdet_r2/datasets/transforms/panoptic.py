@@ -16,9 +16,7 @@ from mmdet_r2.datasets.transforms.loading import LoadAnnotations, png_defect
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import TRANSFORMS
 from mmdet_r2.structures.masks import BitmapMasks
-
-VOID = 255  # label of pixels that belong to no segment, or to one of no class
-MAX_ID = 2**24 - 1  # what three bytes can hold
+from mmdet_r2.structures.panoptic import MAX_ID, VOID_LABEL
 
 
 def read_segment_ids(
@@ -140,7 +138,7 @@ class LoadPanopticAnnotations(LoadAnnotations):
             with_mask=with_mask,
             with_seg=with_seg,
             box_type=box_type,
-            ignore_index=VOID,
+            ignore_index=VOID_LABEL,
             imdecode_backend=imdecode_backend,
             backend_args=backend_args,
         )
@@ -178,8 +176,8 @@ class LoadPanopticAnnotations(LoadAnnotations):
             masks = index == np.array(things, dtype=index.dtype)[:, None, None]  # (n, H, W)
             results['gt_masks'] = BitmapMasks(masks, height, width)
         if self.with_seg:
-            labels = np.full(len(listed) + 1, VOID, dtype=np.uint8)
+            labels = np.full(len(listed) + 1, VOID_LABEL, dtype=np.uint8)
             labels[1 : len(segments) + 1] = [segment['category'] for segment in segments]
             results['gt_seg_map'] = labels[index]
-            results['ignore_index'] = VOID
+            results['ignore_index'] = VOID_LABEL
         return results
