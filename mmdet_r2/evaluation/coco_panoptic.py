@@ -60,9 +60,9 @@ class CocoPanopticMetric(BaseMetric):
 
     Args:
         ann_file: COCO panoptic annotation file. Without it the ground truth is what data samples
-            name (``PackDetInputs.meta_keys``): ``seg_map_path`` (PNG of ids) and ``segments_info``
-            (``id``, ``category`` (label), optional ``iscrowd``, ``is_thing``), with
-            ``dataset_meta['thing_classes']``.
+            name (``PackDetInputs.meta_keys``): ``seg_map_path``, ``segments_info`` and, where there
+            are any, ``void_ids``, as :class:`CocoPanopticDataset` has them; category ids are then
+            the labels, and ``dataset_meta['thing_classes']`` tells things from stuff.
         seg_prefix: folder of the annotation's PNG images; by default ``ann_file`` without
             ``.json``.
         classwise: print a table of all classes.
@@ -115,7 +115,6 @@ class CocoPanopticMetric(BaseMetric):
         self.backend_args = backend_args
         self.report: dict[str, Any] = {}
         self._names: dict[str, int | str] = {}
-        self._things_seen: dict[int, bool] = {}
         self._truth: PanopticFile | None = None
         if ann_file is not None:
             # read before the first image is seen, so that a wrong path costs no inference
@@ -204,24 +203,22 @@ class CocoPanopticMetric(BaseMetric):
                 "CocoPanopticMetric has no ann_file and the data samples have no 'seg_map_path' "
                 "and 'segments_info': set ann_file, or add these to the meta_keys of PackDetInputs"
             )
+        isthing = self._isthing()
         segments = []
         for record in records:
-            segments.append(
-                dict(
-                    id=record['id'],
-                    category_id=int(record['category']),
-                    iscrowd=int(record.get('iscrowd', 0)),
-                )
-            )
-            if 'is_thing' in record:
-                self._things_seen[int(record['category'])] = bool(record['is_thing'])
+            label = int(record['category'])
+            # the data set has crowds of things as stuff
+            crowd = isthing.get(label) and not record.get('is_thing', True)
+            segments.append(dict(id=int(record['id']), category_id=label, iscrowd=int(bool(crowd))))
         folder, name = os.path.split(path)
-        annotation = dict(file_name=name, segments_info=segments)
+        annotation = dict(
+            file_name=name, segments_info=segments, void_ids=sample.get('void_ids', ())
+        )
         file = PanopticFile(
             'segments_info of the data samples', folder, {img_id: annotation}, {}, [img_id]
         )
         file.backend_args = self.backend_args
-        return file.truth_of(img_id, dict.fromkeys(range(len(self._classes())))), path
+        return file.truth_of(img_id, isthing), path
 
     def _write(self, sample: dict, img_id: int | str, found: PanopticMap) -> dict:
         """Write one map as PNG; its record for the JSON file.
@@ -262,10 +259,7 @@ class CocoPanopticMetric(BaseMetric):
         collected, self.results = self.results, []
         self._names = {}
         if dist.get_world_size() > 1:
-            parts = gather_results((_pack(collected), self._things_seen))
-            for _, things in parts:
-                self._things_seen.update(things)
-            collected = interleave([_unpack(part) for part, _ in parts])
+            collected = interleave([_unpack(part) for part in gather_results(_pack(collected))])
 
         def compute() -> dict[str, float]:
             unique = len({result.img_id for result in collected})
@@ -373,14 +367,12 @@ class CocoPanopticMetric(BaseMetric):
             return self._truth.isthing
         classes = self._classes()
         things = (self._dataset_meta or {}).get('thing_classes')
-        if things is None and len(self._things_seen) == 0 and not self.format_only:
+        if things is None and not self.format_only:
             raise ConfigError(
                 'CocoPanopticMetric has no ann_file, and dataset_meta no thing_classes: which '
                 'classes are things?'
             )
-        if things is None:
-            return {label: self._things_seen.get(label, False) for label in range(len(classes))}
-        return {label: name in things for label, name in enumerate(classes)}
+        return {label: name in (things or ()) for label, name in enumerate(classes)}
 
     def _category_ids(self, warn: bool = False) -> list[int | None]:
         """Category id of every label, looked up by name; None for a class that the annotations do

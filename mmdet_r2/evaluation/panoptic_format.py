@@ -13,12 +13,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from mmengine.fileio import get, get_text
+from mmengine.fileio import get_text
 
+from mmdet_r2.datasets.transforms.panoptic import index_segments, read_segment_ids
 from mmdet_r2.errors import DataError
 from mmdet_r2.structures.panoptic import MAX_ID, ids_to_rgb
 
-from .panoptic_quality import ImageCounts, PanopticMap, compare, index_map, quality, same_size
+from .panoptic_quality import ImageCounts, PanopticMap, compare, quality, same_size
 
 
 @dataclass
@@ -28,7 +29,8 @@ class PanopticFile:
     Attributes:
         path: of the JSON file.
         folder: of the images.
-        annotations: for each image id ``file_name`` and ``segments_info``, in the file's order.
+        annotations: for each image id ``file_name``, ``segments_info`` and, where there are any,
+            ``void_ids`` (of segments to be taken for unlabelled), in the file's order.
         categories: for each category id ``name`` and ``isthing``; empty in a file of results that
             does not list them.
         images: ids of all images listed under ``images``.
@@ -74,42 +76,34 @@ class PanopticFile:
         if len(set(listed)) < len(listed):
             twice = next(number for number in listed if listed.count(number) > 1)
             raise DataError(f'{where}: segment id {twice} is listed twice in segments_info')
-        ids = read_ids(path, self.backend_args)
-        index, foreign = index_map(ids, listed)
-        if foreign is not None:
-            raise DataError(
-                f'{path}: id {foreign} is in the PNG but not in segments_info of image {image_id} '
-                f'in {self.path}'
-            )
-        counted = np.bincount(index.reshape(-1), minlength=len(listed) + 1)[1:]
-        if len(listed) and not counted.all():
-            absent = listed[int(np.flatnonzero(counted == 0)[0])]
-            raise DataError(
-                f'{path}: no pixel has id {absent}, which segments_info of image {image_id} in '
-                f'{self.path} lists'
-            )
+        void = list(annotation.get('void_ids', ()))
+        index = index_segments(
+            read_segment_ids(path, backend_args=self.backend_args), [*listed, *void], path
+        )
+        if void:
+            index[index > len(listed)] = 0
         return PanopticMap(
             index=index,
             categories=np.array([r['category_id'] for r in records], np.int64),
-            areas=counted,
             crowd=np.array([bool(r.get('iscrowd', 0)) for r in records], bool),
         )
 
     def truth_of(self, image_id: int | str, categories: Mapping[int, Any]) -> PanopticMap:
-        """Read one image's annotation: :meth:`map_of` with the areas that the file states."""
+        """Read one image's annotation: :meth:`map_of` with the areas that the file states, if
+        it states all.
+        """
         truth = self.map_of(image_id, categories)
         records = self.annotations[image_id]['segments_info']
-        for k, record in enumerate(records):
-            area = record.get('area')
-            if area is None:
-                continue
+        areas = [record.get('area') for record in records]
+        if None in areas:
+            return truth
+        for record, area in zip(records, areas):
             if isinstance(area, bool) or not isinstance(area, int | float) or not area > 0:
                 raise DataError(
                     f'{self.path}: image {image_id}: segment {record["id"]} has area {area!r}; '
                     'expected its number of pixels'
                 )
-            assert truth.areas is not None
-            truth.areas[k] = int(area)
+        truth.areas = np.array(areas, np.int64)
         return truth
 
 
@@ -172,31 +166,6 @@ def read_panoptic(
         raise DataError(f'{folder}: no such folder; expected the PNG images of {path} in it')
     images = [image['id'] for image in data.get('images') or ()] or list(annotations)
     return PanopticFile(path, folder, annotations, categories, images, backend_args)
-
-
-def read_ids(path: str, backend_args: dict | None = None) -> np.ndarray:
-    """Ids of a panoptic PNG, (H, W) int32.
-
-    Raises:
-        DataError: missing, unreadable, or no colour image of 8 bits.
-    """
-    try:
-        data = get(path, backend_args=backend_args)
-    except OSError as error:
-        raise DataError(f'{path}: no such panoptic PNG') from error
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if image is None:
-        raise DataError(f'{path}: cannot be decoded as an image')
-    if image.ndim != 3 or image.dtype != np.uint8:
-        depth = 1 if image.ndim == 2 else image.shape[2]
-        raise DataError(
-            f'{path}: {depth} channel(s) of {image.dtype}; a panoptic PNG has the ids in its red, '
-            'green and blue of 8 bits (is it a semantic map?)'
-        )
-    convert = cv2.COLOR_BGR2RGBA if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-    # four bytes per pixel, R first, are the id but for alpha in the highest
-    rgba = cv2.cvtColor(image, convert)
-    return (rgba.view('<u4')[..., 0] & MAX_ID).astype(np.int32)
 
 
 def write_ids(path: str, ids: np.ndarray) -> None:

@@ -12,7 +12,7 @@ the model if more than half of it lies on pixels not annotated and on the crowd 
 last one listed, where there are several).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +29,8 @@ class PanopticMap:
         index: (H, W) integers, for each pixel 1 + the position of its segment in the lists below;
             0 where there is none.
         categories: (n,) int64, category ids.
-        areas: (n,) int64, pixels; of predicted segments counted if None. COCO's files state those
-            of true segments, and the official evaluation believes them.
+        areas: (n,) int64, pixels; counted if None. COCO's files state those of true segments, and
+            the official evaluation believes them.
         crowd: (n,) bool; None for no crowds.
     """
 
@@ -50,24 +50,6 @@ class ImageCounts:
     ious: list[float] = field(default_factory=list)
     missed: list[int] = field(default_factory=list)
     wrong: list[int] = field(default_factory=list)
-
-
-def index_map(ids: np.ndarray, listed: Sequence[int]) -> tuple[np.ndarray, int | None]:
-    """The ``index`` of :class:`PanopticMap` for a map of ids.
-
-    Args:
-        ids: (H, W) integers from 0 to ``MAX_ID``, 0 for no segment.
-        listed: ids of the segments, each once, none 0.
-
-    Returns:
-        The index (H, W) int32, and an id of the map that is not listed, None if there is no such.
-    """
-    # 64 MB that are never touched but for the few pages around the ids that occur
-    table = np.zeros(2**24, np.int32)
-    table[np.asarray(listed, np.int64)] = np.arange(1, len(listed) + 1)
-    index = table.take(ids)
-    foreign = (index == 0) & (ids != 0)
-    return index, int(ids[foreign][0]) if foreign.any() else None
 
 
 def compare(truth: PanopticMap, found: PanopticMap) -> ImageCounts:
