@@ -49,33 +49,52 @@ def test_config_with_stuff_maps_on_the_data_page(repo: Path, tmp_path: Path) -> 
     assert config.train_dataloader.dataset.data_prefix.seg == 'stuffthingmaps/train/'
 
 
-def test_panoptic_pngs_become_maps_as_the_data_page_says(
-    repo: Path, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_panoptic_config_and_annotation_file_on_the_data_page(repo: Path, tmp_path: Path) -> None:
     import json
 
     import cv2
     import numpy as np
 
-    source = shared_data / 'panoptic_sample'
-    monkeypatch.chdir(tmp_path)
-    Path('panoptic_train.json').symlink_to(source / 'panoptic_examples.json')
-    Path('panoptic_train').symlink_to(source / 'panoptic_examples')
-    Path('stuffthingmaps/train').mkdir(parents=True)
-    exec(_blocks(repo / 'docs' / 'your_data.md', 'python')[3], {})
-    content = json.loads(Path('panoptic_train.json').read_text())
-    assert len(content['annotations']) == 2
-    for item in content['annotations']:
-        path = Path('stuffthingmaps/train') / item['file_name']
-        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        assert labels.ndim == 2
-        areas = dict.fromkeys(range(len(content['categories'])), 0)
-        order = [category['id'] for category in content['categories']]
-        for segment in item['segments_info']:
-            areas[order.index(segment['category_id'])] += segment['area']
-        found = np.bincount(labels.ravel(), minlength=256)
-        assert {label: found[label] for label in areas} == areas
-        assert 0 < found[255] < 0.2 * labels.size
+    from mmdet_r2.config import load_config
+    from mmdet_r2.datasets import CocoPanopticDataset
+
+    page = repo / 'docs' / 'your_data.md'
+    text = _blocks(page, 'python')[3]
+    file = tmp_path / 'fruit.py'
+    file.write_text(text.replace("_base_ = ['./", f"_base_ = ['{repo}/configs/"))
+    config = load_config(file)
+    settings = config.train_dataloader.dataset
+    things, stuff = (len(settings.metainfo[f'{kind}_classes']) for kind in ('thing', 'stuff'))
+    heads = config.model.roi_head
+    assert heads.bbox_head.num_classes == heads.mask_head.num_classes == things
+    for head in (config.model.semantic_head, config.model.panoptic_fusion_head):
+        assert (head.num_things_classes, head.num_stuff_classes) == (things, stuff)
+
+    content = json.loads(_blocks(page, 'json')[1])
+    ids = np.zeros((480, 640), int)
+    for segment in content['annotations'][0]['segments_info']:
+        x, y, w, h = segment['bbox']
+        rows = segment['area'] // w
+        ids[y : y + rows, x : x + w] = segment['id']
+        assert rows * w == segment['area'] and rows <= h
+    root = tmp_path / 'data'
+    for prefix in settings.data_prefix.values():
+        (root / prefix).mkdir(parents=True)
+    (root / settings.ann_file).write_text(json.dumps(content))
+    cv2.imwrite(str(root / settings.data_prefix.img / 'a.jpg'), np.zeros((480, 640, 3), np.uint8))
+    colours = np.stack([ids >> 16, ids >> 8 & 255, ids & 255], axis=-1)
+    cv2.imwrite(str(root / settings.data_prefix.seg / 'a.png'), colours)
+    dataset = CocoPanopticDataset(
+        settings.ann_file,
+        settings.metainfo,
+        str(root),
+        settings.data_prefix,
+        settings.filter_cfg,
+        pipeline=settings.pipeline,
+    )
+    sample = dataset[0]['data_samples']
+    assert sample.gt_instances.labels.tolist() == [1]
+    assert sample.gt_sem_seg.sem_seg.unique().tolist() == [1, 2, 255]
 
 
 @pytest.mark.parametrize('page', PAGES)

@@ -313,7 +313,7 @@ class LoadAnnotations(MMCVLoadAnnotations):
             raise DataError(
                 f'semantic map {path} has {found}, expected one label per pixel (8-bit greyscale '
                 f'PNG); colours, such as the segment ids of a panoptic PNG, must be turned into '
-                f'labels first ("Stuff maps" in docs/your_data.md)'
+                f'labels first ("Panoptic data" in docs/your_data.md)'
             )
         # torch has few operations on uint16.
         return labels if labels.dtype == np.uint8 else labels.astype(np.int32)
