@@ -1,0 +1,22 @@
+# bash tools/dist_train.sh configs/panoptic_fpn/panoptic_fpn_r50_fpn_mstrain_3x_coco.py 8
+# Published with mmdetection 2.x: PQ 42.5 on val2017; 4.6 GB per GPU in training.
+_base_ = [
+    '../_base_/models/panoptic_fpn_r50_fpn.py',
+    '../_base_/datasets/coco_panoptic.py',
+    '../_base_/schedules/schedule_1x.py',
+    '../_base_/default_runtime.py',
+]
+# 36 passes over the images.
+train_cfg = dict(max_epochs=36, val_interval=3)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    dict(type='MultiStepLR', begin=0, end=36, by_epoch=True, milestones=[24, 33], gamma=0.1),
+]
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadPanopticAnnotations', with_bbox=True, with_mask=True, with_seg=True),
+    dict(type='RandomResize', scale=[(1333, 640), (1333, 800)], keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
