@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import torch
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 
 from mmdet_r2.config import load_config
 from mmdet_r2.models.postprocess import DetectionSelector
@@ -42,6 +42,7 @@ NAMES = {  # of losses: the original's -> ours
     r'loss_mask': 'loss_mask',
     r'loss_cls_stage(\d)': r's\1.loss_cls',
     r'loss_box_reg_stage(\d)': r's\1.loss_bbox',
+    r'loss_sem_seg': 'loss_seg',
 }
 
 
@@ -120,7 +121,11 @@ def forward(model, resized: np.ndarray, stored: dict[str, np.ndarray]) -> dict[s
         (arrays['mask/logits'],) = head.mask_forward(feats, None, rois, None)
         labels = torch.from_numpy(stored['mask/classes']).long()
         (arrays['mask/selected_logits'],) = head.mask_forward(feats, None, rois, labels)
-    found = model.predict(data['inputs'], data['data_samples'])[0].pred_instances
+    predicted = model.predict(data['inputs'], data['data_samples'])[0]
+    if 'pred_panoptic_seg' in predicted:
+        arrays |= _semantics(model, feats, data)
+        arrays['panoptic/map'] = predicted.pred_panoptic_seg.sem_seg[0]
+    found = predicted.pred_instances
     arrays |= {
         'final/boxes': found.bboxes,
         'final/scores': found.scores,
@@ -129,6 +134,18 @@ def forward(model, resized: np.ndarray, stored: dict[str, np.ndarray]) -> dict[s
     if model.with_mask:
         arrays['final/masks'] = found.masks
     return {name: value.numpy() for name, value in arrays.items()}
+
+
+def _semantics(model, feats, data: dict) -> dict[str, torch.Tensor]:
+    """Semantic logits in the originals' order, the things first: of the network's size and of the
+    image's."""
+    size = tuple(data['inputs'].shape[-2:])
+    sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size))
+    head = model.semantic_head
+    (full,) = head.predict(feats, [sample], size, rescale=False)
+    (output,) = head.predict(feats, data['data_samples'], size)
+    logits = dict(logits_stride4=head(feats), logits_full=full[None], logits_output=output)
+    return {f'semseg/{name}': value.roll(1, -3) for name, value in logits.items()}
 
 
 def _boxes(model, feats, fixed: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -186,7 +203,11 @@ def losses(model, resized: np.ndarray) -> dict[str, float]:
     sample.ignored_instances = InstanceData(
         bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
     )
-    data = _inputs(model, resized, sample, training=False)
+    y, x = np.mgrid[: RESIZED[0], : RESIZED[1]]
+    block = y // 24 * 37 + x // 24 * 11
+    stuff = torch.from_numpy(np.where(block % 54 % 9 == 4, 255, block % 54))
+    sample.gt_sem_seg = PixelData(sem_seg=stuff[None])
+    data = _inputs(model, resized, sample, training=True)
     with torch.no_grad():
         found = model.loss(data['inputs'], data['data_samples'])
     assert Targets.from_samples(data['data_samples']).masks is not None
