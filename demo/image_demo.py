@@ -3,7 +3,7 @@
 python demo/image_demo.py IMAGES CONFIG CHECKPOINT --out-dir DIR [--device cuda:0] [--score-thr 0.3]
 
 IMAGES is a file, a folder or a quoted pattern ('photos/*.jpg'). DIR gets every image with its boxes
-(and masks), and predictions.json with all that was found.
+(and masks) or, of a panoptic model, its segments, and predictions.json with all that was found.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from mmdet_r2.apis import inference_detector, init_detector
 from mmdet_r2.errors import DataError, run_cli
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.masks import encode_rle
+from mmdet_r2.structures.panoptic import INSTANCE_OFFSET, segments
 from mmdet_r2.visualization import DetLocalVisualizer
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -79,9 +80,15 @@ def detect(
 
 
 def record(
-    image: Path, sample: DetDataSample, classes: Sequence[str], score_thr: float
+    image: Path,
+    sample: DetDataSample,
+    classes: Sequence[str],
+    score_thr: float,
+    num_things: int | None = None,
 ) -> dict[str, Any]:
-    """An image's findings for predictions.json: boxes xyxy in its pixels, masks as COCO RLE."""
+    """An image's findings for predictions.json: boxes xyxy in its pixels, masks as COCO RLE; of a
+    panoptic model also the segments of its map.
+    """
     found = sample.pred_instances.cpu()
     found = found[found.scores > score_thr]
     labels = found.labels.tolist()
@@ -99,6 +106,15 @@ def record(
             dict(size=list(rle['size']), counts=rle['counts'].decode())
             for rle in encode_rle(found.masks)
         ]
+    if 'pred_panoptic_seg' in sample:
+        panoptic = sample.pred_panoptic_seg.sem_seg.cpu()
+        # without names nothing tells the label of pixels without a segment from a class
+        result['segments_info'] = segments(panoptic, len(classes) or INSTANCE_OFFSET, num_things)
+        for segment in result['segments_info']:
+            label = segment['label']
+            segment['class'] = classes[label] if classes else f'class {label}'
+            (rle,) = encode_rle(panoptic == segment['id'])
+            segment['mask'] = dict(size=list(rle['size']), counts=rle['counts'].decode())
     return result
 
 
@@ -142,6 +158,7 @@ def main() -> None:
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = model.dataset_meta
     classes = model.dataset_meta.get('classes', ())
+    things = model.dataset_meta.get('thing_classes')
     names = dict(zip(images, out_names(images)))
     records, unreadable = [], []
     for image, found in detect(model, images, args.batch_size, args.tta):
@@ -149,7 +166,8 @@ def main() -> None:
             unreadable.append(str(found))
             print(f'skipped: {found}')
             continue
-        records.append(record(image, found, classes, args.score_thr))
+        num_things = None if things is None else len(things)
+        records.append(record(image, found, classes, args.score_thr, num_things))
         visualizer.add_datasample(
             image.name,
             mmcv.imread(str(image), channel_order='rgb'),
@@ -158,7 +176,8 @@ def main() -> None:
             pred_score_thr=args.score_thr,
             out_file=str(out_dir / names[image]),
         )
-        print(f'{image}: {len(records[-1]["labels"])} found')
+        number = len(records[-1].get('segments_info', records[-1]['labels']))
+        print(f'{image}: {number} found')
     if not records:
         raise DataError(f'none of the {len(images)} images could be read; {unreadable[0]}')
     target = out_dir / 'predictions.json'

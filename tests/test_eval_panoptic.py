@@ -5,6 +5,7 @@ truth perturbed in known ways; the metric, its files and its drawings.
 import copy
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.structures import InstanceData, PixelData
+from pycocotools import mask as coco_mask
 
+from mmdet_r2.apis import inference_detector, init_detector
+from mmdet_r2.apis.test import test as run_test
+from mmdet_r2.apis.test import test_config as make_config
+from mmdet_r2.config import load_config
+from mmdet_r2.datasets.demo import generate
+from mmdet_r2.engine.checkpoint import CheckpointHook
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.evaluation import CocoPanopticMetric, evaluate_panoptic_files
 from mmdet_r2.evaluation.panoptic_quality import PanopticMap, compare, quality
+from mmdet_r2.registry import MODELS, init_scope
+from mmdet_r2.structures import DetDataSample
+from mmdet_r2.structures.masks import BitmapMasks
 from mmdet_r2.structures.panoptic import (
     INSTANCE_OFFSET,
     MAX_ID,
@@ -25,6 +37,7 @@ from mmdet_r2.structures.panoptic import (
     segments,
     values_of,
 )
+from mmdet_r2.visualization import DetLocalVisualizer, draw_panoptic
 
 CLASSES = ('cat', 'dog', 'grass', 'sky')
 IDS = (17, 18, 3, 44)
@@ -700,3 +713,189 @@ def test_two_processes(tmp_path, repo):
     assert len(written['annotations']) == 7
     found = evaluate_panoptic_files(str(ann_file), str(tmp_path / 'out.panoptic.json'))
     assert 100 * found['All']['pq'] == alone
+
+
+# ----------------------------------------------------------------------------- pictures and tools
+
+RED, GREEN, BLUE, GREY = (250, 10, 20), (30, 240, 50), (20, 30, 240), (90, 90, 90)
+
+
+def drawn(sem_seg: np.ndarray, tmp_path: Path, truth: np.ndarray | None = None) -> np.ndarray:
+    """The drawing (H, W, 3) of a map on black."""
+    found = DetDataSample(pred_panoptic_seg=PixelData(sem_seg=torch.from_numpy(sem_seg)[None]))
+    if truth is not None:
+        found.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(truth % INSTANCE_OFFSET)[None])
+        masks = np.stack([truth == v for v in np.unique(truth) if v >= INSTANCE_OFFSET])
+        labels = [int(v % INSTANCE_OFFSET) for v in np.unique(truth) if v >= INSTANCE_OFFSET]
+        found.gt_instances = InstanceData(
+            labels=torch.tensor(labels), masks=BitmapMasks(masks.astype(np.uint8), *sem_seg.shape)
+        )
+    visualizer = DetLocalVisualizer(alpha=1.0)
+    visualizer.dataset_meta = META | dict(palette=[RED, GREEN, BLUE, GREY])
+    image = np.zeros((*sem_seg.shape, 3), np.uint8)
+    return visualizer.add_datasample('x', image, found, out_file=str(tmp_path / 'x.png'))
+
+
+def test_drawing_of_a_map(tmp_path):
+    sem_seg = np.full((200, 240), 3)  # sky
+    sem_seg[100:, :80] = 1000  # two cats side by side
+    sem_seg[100:, 80:160] = 2000
+    sem_seg[100:, 160:] = 4  # no segment
+    picture = drawn(sem_seg, tmp_path)
+    sky, first, second, void = (picture[y, x] for y, x in ((8, 8), (195, 8), (195, 90), (150, 200)))
+    assert sky.tolist() == [45, 45, 45]  # half of grey
+    assert first.tolist() == [125, 5, 10]  # half of red
+    assert second.tolist() != first.tolist() and np.abs(second.astype(int) - first).max() <= 25
+    assert not void.any()
+    assert picture[150, 80].max() > 1.5 * second.max()  # its outline in full colour
+    text = (picture > 130).all(axis=-1)
+    assert text[80:].any() and text[:99].any() and not text[100:, 165:].any()
+    assert np.array_equal(cv2.imread(str(tmp_path / 'x.png'))[..., ::-1], picture)
+
+
+def test_drawing_beside_the_truth(tmp_path):
+    sem_seg = np.full((60, 80), 2)
+    sem_seg[20:40, 20:40] = 1001
+    truth = np.where(sem_seg == 1001, 1001, 255)
+    picture = drawn(sem_seg, tmp_path, truth)
+    assert picture.shape == (60, 160, 3)
+    assert not picture[:20, :20].any() and picture[:5, 80:100].any()  # unlabelled; grass
+    assert (picture[20:40, 20:40] == picture[20:40, 100:120]).all(axis=-1).mean() > 0.8
+    assert drawn(np.full((60, 80), 4), tmp_path).max() == 0  # an empty map
+    with pytest.raises(ValueError, match='panoptic map of shape'):
+        draw_panoptic(np.zeros((5, 6, 3), np.uint8), sem_seg, colors=[RED])
+
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory) -> dict[str, Path]:
+    """Generated panoptic data, a Panoptic FPN in miniature and a checkpoint of chance weights."""
+    root = tmp_path_factory.mktemp('toy')
+    data = generate(root / 'data', num_train=1, num_val=4, size=64, empty_fraction=0)
+    categories = json.loads((data / 'annotations' / 'panoptic_val.json').read_text())['categories']
+    things = tuple(c['name'] for c in categories if c['isthing'])
+    stuff = tuple(c['name'] for c in categories if not c['isthing'])
+    numbers = dict(num_things_classes=len(things), num_stuff_classes=len(stuff))
+    annotations = f'{data}/annotations/'
+    options = {
+        'model.backbone.depth': 18,
+        'model.backbone.init_cfg': None,
+        'model.neck.in_channels': [64, 128, 256, 512],
+        'model.neck.out_channels': 32,
+        'model.rpn_head.in_channels': 32,
+        'model.rpn_head.feat_channels': 32,
+        'model.roi_head.bbox_roi_extractor.out_channels': 32,
+        'model.roi_head.bbox_head.in_channels': 32,
+        'model.roi_head.bbox_head.fc_out_channels': 32,
+        'model.roi_head.bbox_head.num_classes': len(things),
+        'model.roi_head.mask_roi_extractor.out_channels': 32,
+        'model.roi_head.mask_head.in_channels': 32,
+        'model.roi_head.mask_head.conv_out_channels': 32,
+        'model.roi_head.mask_head.num_classes': len(things),
+        'model.semantic_head.in_channels': 32,
+        'model.semantic_head.inner_channels': 32,
+        **{f'model.semantic_head.{key}': value for key, value in numbers.items()},
+        **{f'model.panoptic_fusion_head.{key}': value for key, value in numbers.items()},
+        'model.test_cfg.rpn.nms_pre': 100,
+        'model.test_cfg.rpn.max_per_img': 50,
+        'model.test_cfg.rcnn.score_thr': 0.0,
+        'model.test_cfg.rcnn.max_per_img': 20,
+        'model.test_cfg.panoptic.stuff_area_limit': 16,
+        'test_dataloader.dataset.data_root': f'{data}/',
+        'test_dataloader.dataset.ann_file': 'annotations/panoptic_val.json',
+        'test_dataloader.dataset.data_prefix': dict(img='val/', seg='annotations/panoptic_val/'),
+        'test_dataloader.dataset.metainfo': dict(thing_classes=things, stuff_classes=stuff),
+        'test_dataloader.dataset.pipeline.1.scale': (64, 64),
+        'test_dataloader.num_workers': 0,
+        'test_dataloader.persistent_workers': False,
+        'test_evaluator.ann_file': f'{annotations}panoptic_val.json',
+        'test_evaluator.seg_prefix': f'{annotations}panoptic_val/',
+    }
+    config = load_config('panoptic_fpn_r50_fpn_1x_coco', options)
+    config.dump(str(root / 'toy.py'))
+    init_scope()
+    torch.manual_seed(0)
+    model = MODELS.build(config.model)
+    model.init_weights()
+    meta = dict(dataset_meta=dict(classes=things + stuff))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), root / 'toy.pth')
+    return dict(
+        config=root / 'toy.py', checkpoint=root / 'toy.pth', data=data, categories=categories
+    )
+
+
+def test_all_metrics_in_one_pass(toy, tmp_path):
+    values = run_test(
+        toy['config'],
+        toy['checkpoint'],
+        metrics=['PQ', 'bbox', 'segm'],
+        classwise=True,
+        outfile_prefix=tmp_path / 'out',
+        show_dir=tmp_path / 'drawn',
+        work_dir=tmp_path,
+    )
+    assert {'coco_panoptic/PQ', 'coco_panoptic/SQ_st', 'coco/bbox_mAP', 'coco/segm_mAP'} <= set(
+        values
+    )
+    report = json.loads((tmp_path / 'metrics.json').read_text())
+    things = [c['name'] for c in toy['categories'] if c['isthing']]
+    names = things + [c['name'] for c in toy['categories'] if not c['isthing']]
+    assert list(report['PQ']['per_class']) == names
+    assert list(report['bbox']['per_class']) == things
+    ann_file = str(toy['data'] / 'annotations' / 'panoptic_val.json')
+    found = evaluate_panoptic_files(ann_file, str(tmp_path / 'out.panoptic.json'))
+    assert 100 * found['All']['pq'] == values['coco_panoptic/PQ']
+    assert report['PQ']['all'] == found['All']
+    picture = cv2.imread(str(next((tmp_path / 'drawn').iterdir())))
+    assert picture.shape == (64, 128, 3)  # truth and prediction
+
+
+@pytest.mark.parametrize(
+    'metrics, kinds',
+    [(['PQ'], ['CocoPanopticMetric']), (['segm'], ['CocoMetric'])],
+)
+def test_only_what_was_asked_for(toy, metrics, kinds):
+    config = make_config(toy['config'], metrics=metrics)
+    assert [e.type for e in config.test_evaluator] == kinds
+    both = [dict(type='CocoPanopticMetric'), dict(type='CocoMetric', ann_file='own.json')]
+    config = make_config(toy['config'], metrics=['bbox'], overrides=dict(test_evaluator=both))
+    assert config.test_evaluator[0].ann_file == 'own.json'
+
+
+def test_what_cannot_be_measured_is_said_first(toy):
+    lonely = {'test_evaluator.ann_file': 'elsewhere/panoptic_x.json'}
+    with pytest.raises(ConfigError, match=r'--eval segm is for CocoMetric, .*elsewhere/panoptic_x'):
+        make_config(toy['config'], metrics=['PQ', 'segm'], overrides=lonely)
+    with pytest.raises(ConfigError, match='--eval PQ is for CocoPanopticMetric'):
+        make_config('mask_rcnn_r50_fpn_1x_coco', metrics=['PQ'])
+    with pytest.raises(ConfigError, match="'PQ' needs panoptic maps, but MaskRCNN"):
+        make_config(
+            'mask_rcnn_r50_fpn_1x_coco',
+            overrides=dict(test_evaluator=[dict(type='CocoPanopticMetric')]),
+        )
+
+
+def test_image_demo(toy, repo, tmp_path, monkeypatch):
+    image = next(iter(sorted((toy['data'] / 'val').glob('*'))))
+    line = ['x', image, toy['config'], toy['checkpoint'], '--out-dir', tmp_path, '--device', 'cpu']
+    monkeypatch.setattr(sys, 'argv', [str(part) for part in line])
+    runpy.run_path(str(repo / 'demo' / 'image_demo.py'), run_name='__main__')
+    (record,) = json.loads((tmp_path / 'predictions.json').read_text())
+    found = record['segments_info']
+    one = inference_detector(
+        init_detector(toy['config'], toy['checkpoint'], device='cpu'), str(image)
+    )
+    expected = segments(one.pred_panoptic_seg.sem_seg, len(toy['categories']))
+    assert found and len(found) == len(expected)
+    for own, other in zip(found, expected, strict=True):
+        assert own['area'] == other['area'] == coco_mask.area(own['mask'])
+        assert own['class'] == sample_classes(toy)[own['label']]
+    assert (cv2.imread(str(tmp_path / image.name)) != cv2.imread(str(image))).any()
+
+
+def sample_classes(toy: dict) -> list[str]:
+    return [c['name'] for kind in (1, 0) for c in toy['categories'] if c['isthing'] == kind]
+
+
+def test_the_best_checkpoint_is_that_of_the_greatest_quality():
+    hook = CheckpointHook(save_best='coco_panoptic/PQ')
+    assert hook.rules == ['greater']

@@ -33,7 +33,9 @@ def parse_args() -> argparse.Namespace:
         help='write COCO result files and measure nothing, as for a test server',
     )
     parser.add_argument(
-        '--outfile-prefix', metavar='P', help='write COCO result files P.bbox.json, P.segm.json'
+        '--outfile-prefix',
+        metavar='P',
+        help='write COCO result files P.bbox.json, P.segm.json, P.panoptic.json',
     )
     parser.add_argument('--show', action='store_true', help='open a window for every image')
     parser.add_argument('--show-dir', metavar='DIR', help='draw every image into this folder')

@@ -355,11 +355,15 @@ def _check_classes(
     cfg: Config,
 ) -> None:
     """The names stored with the weights are believed; that the config has others is said."""
-    number = getattr(getattr(model, 'roi_head', None), 'num_classes', None)
+    # the map of a panoptic model has stuff, too
+    key, head = 'panoptic_fusion_head', getattr(model, 'panoptic_fusion_head', None)
+    if head is None:
+        key, head = 'roi_head.bbox_head.num_classes', getattr(model, 'roi_head', None)
+    number = getattr(head, 'num_classes', None)
     if number is not None and number != len(stored['classes']):
         raise CheckpointError(
             f'{checkpoint}: names {len(stored["classes"])} classes, but the model has {number} '
-            '(model.roi_head.bbox_head.num_classes).'
+            f'(model.{key}).'
         )
     expected = _config_metainfo(cfg).get('classes')
     difference = classes_differ(stored['classes'], expected) if expected else None

@@ -21,7 +21,8 @@ from ..models.tta import DetTTAModel
 from ..zoo import LoadReport, classes_differ, load_checkpoint
 from .tta import datasets_of, has_views, tta_model, tta_pipeline
 
-METRICS = ('bbox', 'segm', 'proposal', 'proposal_fast')
+METRICS = ('bbox', 'segm', 'proposal', 'proposal_fast', 'PQ')
+EVALUATORS = ('CocoMetric', 'CocoPanopticMetric')
 
 
 def test(
@@ -52,14 +53,17 @@ def test(
     Args:
         config: path, bare name, or ``Config``; see :func:`mmdet_r2.config.load_config`.
         checkpoint: path, URL or zoo name; see :func:`mmdet_r2.zoo.load_checkpoint`.
-        metrics: of 'bbox', 'segm', 'proposal', 'proposal_fast', instead of what
-            ``test_evaluator`` says.
+        metrics: of 'bbox', 'segm', 'proposal', 'proposal_fast', 'PQ', instead of what
+            ``test_evaluator`` says. The first four are CocoMetric's, 'PQ' is CocoPanopticMetric's;
+            beside its ``panoptic_X.json`` the file ``instances_X.json`` is used for the others if
+            there is no CocoMetric.
         classwise: also print a table of all classes.
         out: write all predictions to this ``.pkl`` file; see
             :class:`mmdet_r2.evaluation.DumpDetResults`.
         format_only: write COCO result files and measure nothing; ground truth is not needed.
-        outfile_prefix: where COCO result files go (``PREFIX.bbox.json``, ``PREFIX.segm.json``);
-            with ``format_only`` by default ``results`` in the work folder.
+        outfile_prefix: where COCO result files go (``PREFIX.bbox.json``, ``PREFIX.segm.json``,
+            ``PREFIX.panoptic.json`` and the folder ``PREFIX.panoptic``); with ``format_only`` by
+            default ``results`` in the work folder.
         show: open a window with every image's predictions.
         show_dir: draw every image's predictions beside the ground truth into this folder.
         score_thr: predictions of at most this score are not drawn; else the config's, else 0.3.
@@ -153,19 +157,20 @@ def test_config(
 
     evaluators = config.test_evaluator
     evaluators = [*evaluators] if isinstance(evaluators, list | tuple) else [evaluators]
-    coco = [e for e in evaluators if e.get('type') == 'CocoMetric']
     wanted = metrics is not None or classwise or format_only or outfile_prefix is not None
-    if wanted and not coco:
+    if wanted and not any(e.get('type') in EVALUATORS for e in evaluators):
         types = ', '.join(str(e.get('type')) for e in evaluators)
         raise ConfigError(
-            f'{name}: --eval, --classwise, --format-only and --outfile-prefix are for CocoMetric; '
-            f'test_evaluator is {types}.'
+            f'{name}: --eval, --classwise, --format-only and --outfile-prefix are for '
+            f'{" and ".join(EVALUATORS)}; test_evaluator is {types}.'
         )
+    if metrics is not None:
+        evaluators = _chosen(evaluators, metrics, name)
     if format_only and outfile_prefix is None:
         outfile_prefix = Path(config.work_dir) / 'results'
-    for evaluator in coco:
-        if metrics is not None:
-            evaluator.metric = list(metrics)
+    for evaluator in evaluators:
+        if evaluator.get('type') not in EVALUATORS:
+            continue
         if classwise:
             evaluator.classwise = True
         if format_only:
@@ -173,7 +178,8 @@ def test_config(
         if outfile_prefix is not None:
             evaluator.outfile_prefix = str(outfile_prefix)
         if not evaluator.get('format_only'):
-            _check_metrics(evaluator.get('metric', 'bbox'), config)
+            panoptic = evaluator.type == 'CocoPanopticMetric'
+            _check_metrics('PQ' if panoptic else evaluator.get('metric', 'bbox'), config)
     if out is not None:
         evaluators.append(ConfigDict(type='DumpDetResults', out_file_path=str(out)))
     config.test_evaluator = evaluators
@@ -185,6 +191,39 @@ def test_config(
 
 
 test_config.__test__ = False  # type: ignore[attr-defined]
+
+
+def _chosen(
+    evaluators: Sequence[ConfigDict], metrics: Sequence[str], name: str
+) -> list[ConfigDict]:
+    """The evaluators that measure ``metrics``; those of other kinds stay as they are."""
+    for metric in metrics:
+        if metric not in METRICS:
+            raise ConfigError(f'--eval {metric}: not known; expected {", ".join(METRICS)}.')
+    boxes = [metric for metric in metrics if metric != 'PQ']
+    asked = {'CocoMetric': bool(boxes), 'CocoPanopticMetric': 'PQ' in metrics}
+    kept = [e for e in evaluators if asked.get(e.get('type'), True)]
+    types = {e.get('type') for e in kept}
+    if asked['CocoPanopticMetric'] and 'CocoPanopticMetric' not in types:
+        raise ConfigError(
+            f'{name}: --eval PQ is for CocoPanopticMetric, which test_evaluator has not.'
+        )
+    if boxes and 'CocoMetric' not in types:
+        panoptic = next(e for e in evaluators if e.get('type') == 'CocoPanopticMetric')
+        path = panoptic.get('ann_file') or ''
+        folder, file_name = os.path.split(path)
+        # COCO's own names: the panoptic file has no masks, but there are those of its things
+        instances = os.path.join(folder, file_name.replace('panoptic_', 'instances_', 1))
+        if not file_name.startswith('panoptic_') or not os.path.isfile(instances):
+            raise ConfigError(
+                f'{name}: --eval {" ".join(boxes)} is for CocoMetric, which test_evaluator has '
+                f'not; add one with the instance annotations of {path or "the test images"}.'
+            )
+        kept.append(ConfigDict(type='CocoMetric', ann_file=instances))
+    for evaluator in kept:
+        if evaluator.get('type') == 'CocoMetric':
+            evaluator.metric = boxes
+    return kept
 
 
 def _choose_views(config: Config, tta: bool) -> None:
@@ -217,6 +256,12 @@ def _check_metrics(metrics: str | Sequence[str], config: Config) -> None:
         if metric not in METRICS:
             raise ConfigError(f'--eval {metric}: not known; expected {", ".join(METRICS)}.')
         roi_head = model.get('roi_head')
+        panoptic = model.get('panoptic_fusion_head') is not None or model.get('rpn_head') is None
+        if metric == 'PQ' and not panoptic:
+            raise ConfigError(
+                f"metric 'PQ' needs panoptic maps, but {model.get('type')} "
+                '(model.panoptic_fusion_head is not set) predicts objects only; use --eval bbox.'
+            )
         if metric == 'segm' and roi_head is not None and roi_head.get('mask_head') is None:
             raise ConfigError(
                 f"metric 'segm' needs masks, but {model.get('type')} (model.roi_head.mask_head is "

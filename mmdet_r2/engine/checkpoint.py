@@ -133,6 +133,9 @@ class CheckpointHook(_CheckpointHook):
         save_begin: epoch (or step) before which nothing is saved.
     """
 
+    # what mmengine tells from a metric's name, and panoptic quality
+    _default_greater_keys = [*_CheckpointHook._default_greater_keys, 'PQ']
+
     def __init__(
         self,
         interval: int = 1,

@@ -225,6 +225,11 @@ class CocoMetric(BaseMetric):
             self.results.append(self._image_result(sample))
 
     def _image_result(self, sample: dict) -> ImageResult:
+        if 'pred_instances' not in sample:
+            raise ConfigError(
+                'CocoMetric needs detections, but this model gives no pred_instances; use another '
+                'evaluator'
+            )
         predicted = sample['pred_instances']
         masks = predicted.get('masks')
         bboxes = _array(predicted['bboxes']).astype(np.float32).reshape(-1, 4)
@@ -363,6 +368,9 @@ class CocoMetric(BaseMetric):
                 f'{_some(classes)}; '
                 f'file: {_some(by_name)}'
             )
+        # a panoptic data set names them; annotations of instances have things only
+        stuff = (self._dataset_meta or {}).get('stuff_classes') or ()
+        absent = [name for name in absent if name not in stuff]
         if absent:
             print_log(
                 f'{self.ann_file} has no category {_some(absent)}: detections of these classes '
@@ -443,7 +451,10 @@ class CocoMetric(BaseMetric):
         precision, recall = evaluation.eval['precision'], evaluation.eval['recall']
         last = list(params.maxDets).index(100)
         rows = {}
+        stuff = (self._dataset_meta or {}).get('stuff_classes') or ()
         for name, category in zip(self._classes(), category_ids):
+            if category is None and name in stuff:
+                continue
             k = position.get(category)
             row: dict[str, Any] = dict.fromkeys(
                 ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR100')

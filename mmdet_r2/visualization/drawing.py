@@ -1,4 +1,6 @@
-"""Boxes, masks and labels drawn into an image with OpenCV: milliseconds, and no display."""
+"""Boxes, masks, panoptic maps and labels drawn into an image with OpenCV: milliseconds, and no
+display.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +11,12 @@ import torch
 from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 
+from mmdet_r2.structures.panoptic import INSTANCE_OFFSET, VOID_LABEL, values_of
+
 from .palette import Color
+
+SMALL_SEGMENT = 0.001
+"""Part of the image below which a segment of a panoptic map gets no name."""
 
 
 def draw_instances(
@@ -68,6 +75,81 @@ def draw_instances(
     return image
 
 
+def draw_panoptic(
+    image: np.ndarray,
+    sem_seg: Any,
+    *,
+    classes: Sequence[str] | None = None,
+    colors: Sequence[Color],
+    text_colors: Sequence[Color] | None = None,
+    alpha: float = 0.8,
+) -> np.ndarray:
+    """A copy of ``image`` tinted by the segments of a panoptic map, each with its outline and name.
+
+    The first thing of a class and all stuff have the colour of their class, further things a
+    similar one each.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        sem_seg: (1, H, W) or (H, W) integers, label + number * ``INSTANCE_OFFSET``. Pixels with
+            label 255, or one beyond ``classes``, are left as they are.
+        classes: names of the labels; None writes ``class i``.
+        colors, text_colors: RGB of each label; text is light grey by default.
+        alpha: opacity of the ground under the text; segments have half of it.
+    """
+    image = np.ascontiguousarray(image).copy()
+    panoptic = _array(sem_seg)
+    panoptic = panoptic.reshape(panoptic.shape[-2:])
+    if panoptic.shape != image.shape[:2]:
+        raise ValueError(
+            f'panoptic map of shape {panoptic.shape} for an image of shape {image.shape[:2]}'
+        )
+    values, areas = values_of(panoptic)
+    labels = values % INSTANCE_OFFSET
+    real = (values >= 0) & (labels < len(colors))
+    real &= (labels != VOID_LABEL) if classes is None else (labels < len(classes))
+    if not real.any():
+        return image
+    index = np.searchsorted(values, panoptic)
+    tints = np.zeros((len(values), 3))
+    seen: set[int] = set()
+    for k in np.flatnonzero(real):
+        tints[k] = colors[labels[k]]
+        if int(labels[k]) in seen:
+            # a generator of its own: drawing must not move the random state of a training run
+            shift = np.random.RandomState(values[k] % 2**32).randint(-50, 51, 3)
+            tints[k] = (tints[k] + shift).clip(0, 255)
+        seen.add(int(labels[k]))
+    inside = real[index]
+    edge = np.zeros_like(inside)
+    edge[:, 1:] |= index[:, 1:] != index[:, :-1]
+    edge[1:] |= index[1:] != index[:-1]
+    weight = np.where(edge, 1.0, alpha / 2)[..., None]
+    tinted = (image * (1 - weight) + tints[index] * weight).round().astype(np.uint8)
+    image[inside] = tinted[inside]
+    # names of large segments below those of small ones
+    for k in sorted(np.flatnonzero(real), key=lambda k: -areas[k]):
+        if areas[k] >= SMALL_SEGMENT * index.size:
+            label = int(labels[k])
+            text = classes[label] if classes is not None else f'class {label}'
+            color = text_colors[label] if text_colors else (200, 200, 200)
+            _draw_text_inside(image, text, index == k, color, alpha)
+    return image
+
+
+def _draw_text_inside(
+    image: np.ndarray, text: str, mask: np.ndarray, color: Color, alpha: float
+) -> None:
+    """Text around the pixel of ``mask`` (H, W) bool that is farthest from its border."""
+    padded = np.pad(mask.astype(np.uint8), 1)  # the image's edge is a border, too
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(distance.argmax()), mask.shape)
+    scale, thickness = _text_style(image)
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    corner = np.array([x - width // 2, y + height // 2 + below])
+    _draw_text(image, text, corner, color, alpha)
+
+
 def _draw_mask(image: np.ndarray, mask: np.ndarray, color: Color, alpha: float) -> None:
     """Tint the pixels of ``mask`` (H, W) bool, and outline them in full colour."""
     mask = np.ascontiguousarray(mask, dtype=np.uint8)
@@ -87,8 +169,7 @@ def _draw_mask(image: np.ndarray, mask: np.ndarray, color: Color, alpha: float) 
 def _draw_text(image: np.ndarray, text: str, box: np.ndarray, color: Color, alpha: float) -> None:
     """Text on dark ground above the box, or below its upper edge where that leaves the image."""
     height, width = image.shape[:2]
-    scale = float(np.clip(np.sqrt(height * width) / 1200, 0.3, 1.2))
-    thickness = 1 if scale < 0.9 else 2
+    scale, thickness = _text_style(image)
     font = cv2.FONT_HERSHEY_SIMPLEX
     (text_width, text_height), below = cv2.getTextSize(text, font, scale, thickness)
     left = int(np.clip(box[0], 0, max(0, width - text_width)))
@@ -97,6 +178,13 @@ def _draw_text(image: np.ndarray, text: str, box: np.ndarray, color: Color, alph
     ground = image[max(0, bottom - text_height) : bottom + below, left : left + text_width]
     ground[:] = (ground * (1 - alpha)).astype(np.uint8)
     cv2.putText(image, text, (left, bottom), font, scale, color, thickness, cv2.LINE_AA)
+
+
+def _text_style(image: np.ndarray) -> tuple[float, int]:
+    """Scale and thickness of a font that suits the image's size."""
+    height, width = image.shape[:2]
+    scale = float(np.clip(np.sqrt(height * width) / 1200, 0.3, 1.2))
+    return scale, 1 if scale < 0.9 else 2
 
 
 def _bitmaps(masks: Any) -> Iterator[np.ndarray]:

@@ -6,13 +6,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from mmengine.visualization import Visualizer
 
 from mmdet_r2.errors import DataError
 from mmdet_r2.registry import VISUALIZERS
 from mmdet_r2.structures import DetDataSample
+from mmdet_r2.structures.panoptic import INSTANCE_OFFSET
 
-from .drawing import draw_instances
+from .drawing import draw_instances, draw_panoptic
 from .palette import Color, get_palette
 
 
@@ -71,7 +73,8 @@ class DetLocalVisualizer(Visualizer):
         Args:
             name: of the image in the back-ends, or of the window.
             image: (H, W, 3) uint8 RGB, the image that the sample's boxes refer to.
-            data_sample: ``gt_instances`` and ``pred_instances`` are drawn.
+            data_sample: ``gt_instances`` and ``pred_instances`` are drawn; of a sample with a
+                ``pred_panoptic_seg`` it instead, and ``gt_sem_seg`` with the instances' masks.
             draw_gt, draw_pred: which of them.
             show: open a window.
             wait_time: seconds until the window is closed; 0 waits for a key.
@@ -83,11 +86,19 @@ class DetLocalVisualizer(Visualizer):
             The drawing, (H, W, 3) uint8 RGB, or (H, 2 W, 3).
         """
         views = []
-        if data_sample is not None and draw_gt and 'gt_instances' in data_sample:
-            views.append(self._draw(image, data_sample.gt_instances))
-        if data_sample is not None and draw_pred and 'pred_instances' in data_sample:
-            found = data_sample.pred_instances.cpu()
-            views.append(self._draw(image, found[found.scores > pred_score_thr]))
+        panoptic = data_sample is not None and 'pred_panoptic_seg' in data_sample
+        if data_sample is not None and draw_gt:
+            truth = _true_map(data_sample, image) if panoptic else None
+            if truth is not None:
+                views.append(self._draw_map(image, truth))
+            elif 'gt_instances' in data_sample:
+                views.append(self._draw(image, data_sample.gt_instances))
+        if data_sample is not None and draw_pred:
+            if panoptic:
+                views.append(self._draw_map(image, data_sample.pred_panoptic_seg.sem_seg))
+            elif 'pred_instances' in data_sample:
+                found = data_sample.pred_instances.cpu()
+                views.append(self._draw(image, found[found.scores > pred_score_thr]))
         drawing = np.concatenate(views, axis=1) if views else np.asarray(image)
         if show:
             self.show(drawing, win_name=name, wait_time=wait_time)
@@ -115,6 +126,37 @@ class DetLocalVisualizer(Visualizer):
             line_width=self.line_width,
             alpha=self.alpha,
         )
+
+    def _draw_map(self, image: np.ndarray, sem_seg: Any) -> np.ndarray:
+        meta = self._dataset_meta or {}
+        classes = meta.get('classes')
+        number = INSTANCE_OFFSET if classes is None else len(classes)
+        palette = meta.get('palette') if self.mask_color is None else self.mask_color
+        return draw_panoptic(
+            image,
+            sem_seg,
+            classes=classes,
+            colors=get_palette(palette, number),
+            text_colors=get_palette(self.text_color, number),
+            alpha=self.alpha,
+        )
+
+
+def _true_map(sample: DetDataSample, image: np.ndarray) -> np.ndarray | None:
+    """The annotation coded as a predicted map (H, W), where it is there and of the image's size."""
+    if 'gt_sem_seg' not in sample:
+        return None
+    semantic = sample.gt_sem_seg.sem_seg
+    semantic = np.asarray(semantic.cpu() if isinstance(semantic, torch.Tensor) else semantic)
+    panoptic = semantic.reshape(semantic.shape[-2:]).astype(np.int64)
+    if panoptic.shape != image.shape[:2]:
+        return None
+    masks = sample.gt_instances.get('masks') if 'gt_instances' in sample else None
+    if masks is not None:
+        masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else np.asarray(masks)
+        for k, (mask, label) in enumerate(zip(masks, sample.gt_instances.labels), start=1):
+            panoptic[mask.astype(bool)] = int(label) + k * INSTANCE_OFFSET
+    return panoptic
 
 
 def _write(path: str, image: np.ndarray) -> None:
