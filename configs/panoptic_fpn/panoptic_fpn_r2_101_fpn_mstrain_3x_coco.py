@@ -1,6 +1,5 @@
 # bash tools/dist_train.sh configs/panoptic_fpn/panoptic_fpn_r2_101_fpn_mstrain_3x_coco.py 8
-# Published with a fork of detectron2: box AP 44.0, mask AP 39.6, PQ 44.5 on val2017;
-# 6.0 GB per GPU in training.
+# Published with a fork of detectron2: box AP 44.0, mask AP 39.6, PQ 44.5 on val2017; 6.0 GB per GPU in training.
 _base_ = [
     '../_base_/models/panoptic_fpn_r50_caffe_fpn_detectron2.py',
     '../_base_/datasets/coco_panoptic_mstrain_detectron2.py',

@@ -1,6 +1,5 @@
 # bash tools/dist_train.sh configs/panoptic_fpn/panoptic_fpn_r50_caffe_fpn_mstrain_1x_coco.py 8
-# Published with detectron2: box AP 37.6, mask AP 34.7, PQ 39.4 on val2017;
-# 4.8 GB per GPU in training.
+# Published with detectron2: box AP 37.6, mask AP 34.7, PQ 39.4 on val2017; 4.8 GB per GPU in training.
 _base_ = [
     '../_base_/models/panoptic_fpn_r50_caffe_fpn_detectron2.py',
     '../_base_/datasets/coco_panoptic_mstrain_detectron2.py',

@@ -381,7 +381,7 @@ def record_configs() -> dict[str, np.ndarray]:
     aliases = dict(cases.UNPUBLISHED)
     for metafile in sorted(Path(__file__).resolve().parents[2].glob('configs/*/metafile.yml')):
         for model in yaml.safe_load(metafile.read_text())['Models']:
-            aliases[model['Name']] = model['Alias']
+            aliases[model['Name']] = model.get('Alias', model['Name'])
     configs = {}
     for name, alias in aliases.items():
         files = list(CONFIGS.glob(f'*/{alias}.py'))

@@ -8,6 +8,7 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_mask=True,
+        mask_pad_value=0,
         pad_seg=True,
         seg_pad_value=255,
         pad_size_divisor=32,
