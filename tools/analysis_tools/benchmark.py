@@ -391,14 +391,16 @@ def _calibrate(model: Any, args: argparse.Namespace) -> None:
     for norm in norms:
         norm.momentum, norm.training = 1.0, True
     with torch.no_grad():
-        data = model.data_preprocessor(dict(inputs=[_image(args, 0)], data_samples=None), False)
+        # Two images: ResNeSt's attention normalises one value per image and channel.
+        images = [_image(args, 0), _image(args, 1)]
+        data = model.data_preprocessor(dict(inputs=images, data_samples=None), False)
         for module in model.backbone.modules():
             if module not in norms:
                 module.training = False
         model.backbone(data['inputs'])
         for norm in norms:
             norm.momentum, norm.training = 0.1, False
-        feats = model.eval().extract_feat(data['inputs'])
+        feats = model.eval().extract_feat(data['inputs'][:1])
         if model.rpn_head is not None:
             logits, deltas = model.rpn_head(feats)
             model.rpn_head.rpn_cls.weight.mul_(2 / logits[0].std())
