@@ -22,7 +22,6 @@ from mmdet_r2.apis import inference_detector, init_detector
 from mmdet_r2.errors import DataError, run_cli
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.masks import encode_rle
-from mmdet_r2.structures.panoptic import INSTANCE_OFFSET, segments
 from mmdet_r2.visualization import DetLocalVisualizer
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -80,11 +79,7 @@ def detect(
 
 
 def record(
-    image: Path,
-    sample: DetDataSample,
-    classes: Sequence[str],
-    score_thr: float,
-    num_things: int | None = None,
+    image: Path, sample: DetDataSample, classes: Sequence[str], score_thr: float
 ) -> dict[str, Any]:
     """An image's findings for predictions.json: boxes xyxy in its pixels, masks as COCO RLE; of a
     panoptic model also the segments of its map.
@@ -108,13 +103,13 @@ def record(
         ]
     if 'pred_panoptic_seg' in sample:
         panoptic = sample.pred_panoptic_seg.sem_seg.cpu()
-        # without names nothing tells the label of pixels without a segment from a class
-        result['segments_info'] = segments(panoptic, len(classes) or INSTANCE_OFFSET, num_things)
-        for segment in result['segments_info']:
+        result['segments_info'] = []
+        for segment in sample.pred_panoptic_seg.segments_info:
             label = segment['label']
-            segment['class'] = classes[label] if classes else f'class {label}'
             (rle,) = encode_rle(panoptic == segment['id'])
-            segment['mask'] = dict(size=list(rle['size']), counts=rle['counts'].decode())
+            mask = dict(size=list(rle['size']), counts=rle['counts'].decode())
+            name = classes[label] if label < len(classes) else f'class {label}'
+            result['segments_info'].append(segment | {'class': name, 'mask': mask})
     return result
 
 
@@ -158,7 +153,6 @@ def main() -> None:
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = model.dataset_meta
     classes = model.dataset_meta.get('classes', ())
-    things = model.dataset_meta.get('thing_classes')
     names = dict(zip(images, out_names(images)))
     records, unreadable = [], []
     for image, found in detect(model, images, args.batch_size, args.tta):
@@ -166,8 +160,7 @@ def main() -> None:
             unreadable.append(str(found))
             print(f'skipped: {found}')
             continue
-        num_things = None if things is None else len(things)
-        records.append(record(image, found, classes, args.score_thr, num_things))
+        records.append(record(image, found, classes, args.score_thr))
         visualizer.add_datasample(
             image.name,
             mmcv.imread(str(image), channel_order='rgb'),

@@ -884,12 +884,34 @@ def test_image_demo(toy, repo, tmp_path, monkeypatch):
     one = inference_detector(
         init_detector(toy['config'], toy['checkpoint'], device='cpu'), str(image)
     )
-    expected = segments(one.pred_panoptic_seg.sem_seg, len(toy['categories']))
+    things = sum(c['isthing'] for c in toy['categories'])
+    expected = segments(one.pred_panoptic_seg.sem_seg, len(toy['categories']), things)
+    assert one.pred_panoptic_seg.segments_info == expected
     assert found and len(found) == len(expected)
     for own, other in zip(found, expected, strict=True):
-        assert own['area'] == other['area'] == coco_mask.area(own['mask'])
+        assert own | other == own
+        assert own['area'] == coco_mask.area(own['mask'])
         assert own['class'] == sample_classes(toy)[own['label']]
     assert (cv2.imread(str(tmp_path / image.name)) != cv2.imread(str(image))).any()
+
+
+def test_tool_for_written_results(repo, tmp_path, monkeypatch, capsys):
+    images = chance_images(np.random.default_rng(10), 4)
+    ann_file = write_truth(tmp_path, images)
+    samples = [sample(i + 5, *image[2:]) for i, image in enumerate(images)]
+    metric = metric_of(ann_file, samples, outfile_prefix=str(tmp_path / 'out'))
+    values = metric.evaluate(4)
+    capsys.readouterr()
+    script = str(repo / 'tools' / 'analysis_tools' / 'panoptic_quality.py')
+    line = [script, str(ann_file), str(tmp_path / 'out.panoptic.json'), '--nproc', '1']
+    monkeypatch.setattr(sys, 'argv', line)
+    runpy.run_path(script, run_name='__main__')
+    assert f'| All    | {values["coco_panoptic/PQ"]:.3f} |' in capsys.readouterr().out
+    os.remove(tmp_path / 'out.panoptic' / '000.png')
+    with pytest.raises(SystemExit):
+        runpy.run_path(script, run_name='__main__')
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith('error: ') and '000.png' in message
 
 
 def sample_classes(toy: dict) -> list[str]:

@@ -21,6 +21,7 @@ from ..inference import prepare_for_inference
 from ..models.tta import DetTTAModel
 from ..registry import DATASETS, MODELS, TRANSFORMS, init_scope
 from ..structures import DetDataSample
+from ..structures.panoptic import segments
 from ..zoo import classes_differ, load_checkpoint
 from .tta import check_views, tta_model, tta_pipeline
 
@@ -122,7 +123,9 @@ def inference_detector(
         A sample for one image, a list in the order of ``imgs`` for a sequence. Its
         ``pred_instances`` have ``bboxes`` (n, 4) xyxy in pixels of the image as given, ``scores``
         (n,) descending, ``labels`` (n,), indices into ``model.dataset_meta['classes']``, and with
-        a mask head ``masks`` (n, H, W) bool.
+        a mask head ``masks`` (n, H, W) bool. A panoptic model adds ``pred_panoptic_seg`` with
+        ``sem_seg`` (1, H, W) and ``segments_info``, which lists its segments (see
+        :func:`mmdet_r2.structures.panoptic.segments`).
 
     Raises:
         DataError: an image is missing, unreadable or of another kind; the message names it.
@@ -160,7 +163,13 @@ def _detect(
     model: nn.Module, group: list[tuple[int, dict]], results: list[DetDataSample | None]
 ) -> None:
     batch = pseudo_collate([data for _, data in group])
+    detector = model.module if isinstance(model, DetTTAModel) else model
+    fusion = getattr(detector, 'panoptic_fusion_head', None)
     for (index, _), sample in zip(group, model.test_step(batch)):  # type: ignore[operator]
+        if fusion is not None and 'pred_panoptic_seg' in sample:
+            panoptic = sample.pred_panoptic_seg
+            info = segments(panoptic.sem_seg, fusion.num_classes, fusion.num_things_classes)
+            panoptic.set_metainfo(dict(segments_info=info))
         results[index] = sample
 
 

@@ -4,6 +4,7 @@ from .coco import CocoMetric
 from .coco_panoptic import CocoPanopticMetric
 from .dump import DumpDetResults, load_results
 from .panoptic_format import evaluate_panoptic_files
+from .panoptic_quality import panoptic_table
 
 __all__ = [
     'CocoMetric',
@@ -11,4 +12,5 @@ __all__ = [
     'DumpDetResults',
     'evaluate_panoptic_files',
     'load_results',
+    'panoptic_table',
 ]

@@ -24,6 +24,7 @@ from .panoptic_quality import (
     ImageCounts,
     PanopticMap,
     compare,
+    panoptic_table,
     quality,
     same_size,
 )
@@ -308,7 +309,7 @@ class CocoPanopticMetric(BaseMetric):
             for name in SETS
         }
         self.report['PQ'] = sets | {'per_class': per_class}
-        print_log('\n' + _table(found), 'current')
+        print_log('\n' + panoptic_table(found), 'current')
         if self.classwise:
             print_log('\n' + _class_table(per_class), 'current')
         return {
@@ -439,15 +440,6 @@ def _unpack(packed: Sequence[tuple]) -> list[PanopticResult]:
         PanopticResult(img_id, None if counts is None else ImageCounts(*counts), record)
         for img_id, counts, record in packed
     ]
-
-
-def _table(found: dict[str, dict]) -> str:
-    rows = [['', 'PQ', 'SQ', 'RQ', 'categories']]
-    for name in SETS:
-        row = found[name]
-        cells = [f'{100 * row[key]:.3f}' if row['n'] else '-' for key in ('pq', 'sq', 'rq')]
-        rows.append([name, *cells, str(row['n'])])
-    return AsciiTable(rows).table
 
 
 def _class_table(per_class: dict[str, dict]) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from terminaltables import AsciiTable
 
 from mmdet_r2.errors import DataError
 
@@ -174,6 +175,16 @@ def quality(
         result[name] = means | {'n': len(rows)}
     result['per_class'] = per_class
     return result
+
+
+def panoptic_table(found: dict[str, dict[str, Any]]) -> str:
+    """What :func:`quality` returns of all, things and stuff, in percent, to be printed."""
+    rows = [['', 'PQ', 'SQ', 'RQ', 'categories']]
+    for name in ('All', 'Things', 'Stuff'):
+        row = found[name]
+        cells = [f'{100 * row[key]:.3f}' if row['n'] else '-' for key in ('pq', 'sq', 'rq')]
+        rows.append([name, *cells, str(row['n'])])
+    return AsciiTable(rows).table
 
 
 def same_size(truth: np.ndarray, found: np.ndarray, truth_name: str, found_name: str) -> None:
