@@ -262,6 +262,19 @@ def test_metric_and_files_agree_with_the_rule(tmp_path):
     assert metric.evaluate(len(images)) == values
 
 
+def test_the_areas_that_the_file_states_are_believed(tmp_path):
+    """As by the official evaluation: twice the pixels make the IoU one half."""
+    ids = np.ones(SIZE, np.int64)
+    listed = [dict(id=1, category_id=17, iscrowd=0)]
+    ann_file = write_truth(tmp_path, [(ids, listed)])
+    for factor, quality_percent in ((1, 100), (2, 0), (1.5, 100 / 1.5)):
+        data = json.loads(ann_file.read_text())
+        first(data)['area'] = int(ids.size * factor)
+        ann_file.write_text(json.dumps(data))
+        values = metric_of(ann_file, [sample(5, ids, listed)]).evaluate(1)
+        assert values['coco_panoptic/PQ'] == pytest.approx(quality_percent)
+
+
 def test_values_that_are_no_ids(tmp_path):
     """Label 0 without a number is a class, not the id 0; numbers beyond three bytes are fine."""
     ids = np.ones(SIZE, np.int64)
