@@ -341,6 +341,53 @@ def test_without_rescaling_maps_have_the_size_of_the_network_input():
         assert sample.pred_instances.masks.shape[1:] == sample.img_shape
 
 
+def test_views_are_merged_to_one_map():
+    """One view: the ordinary map. With the mirrored one: stuff where both views see it on average,
+    instances of both."""
+    model = build(panoptic_config()).eval()
+    merger = MODELS.build(dict(type='DetTTAModel', module=model))
+    images = [torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8) for _ in range(2)]
+
+    def view(flip):
+        samples = [
+            DetDataSample(
+                metainfo=dict(
+                    img_shape=(64, 96),
+                    ori_shape=(64, 96),
+                    scale_factor=(1.0, 1.0),
+                    flip=flip,
+                    flip_direction='horizontal' if flip else None,
+                )
+            )
+            for _ in images
+        ]
+        return [image.flip(2) if flip else image for image in images], samples
+
+    def merged(*flips):
+        views = [view(flip) for flip in flips]
+        return merger.test_step(
+            dict(inputs=[v[0] for v in views], data_samples=[v[1] for v in views])
+        )
+
+    inputs, samples = view(False)
+    ordinary = model.test_step(dict(inputs=inputs, data_samples=samples))
+    for one, same in zip(merged(False), ordinary, strict=True):
+        assert torch.equal(one.pred_panoptic_seg.sem_seg, same.pred_panoptic_seg.sem_seg)
+
+    model.panoptic_fusion_head.score_thr = 2.0  # stuff alone
+    data = [
+        model.data_preprocessor(dict(inputs=v[0], data_samples=v[1])) for v in map(view, (0, 1))
+    ]
+    logits = [model.classify_pixels(d['inputs'], d['data_samples']) for d in data]
+    for i, sample in enumerate(merged(False, True)):
+        mean = (logits[0][i].softmax(0) + logits[1][i].softmax(0).flip(2)) / 2
+        label = mean.argmax(0)
+        for stuff in range(STUFF):
+            found = sample.pred_panoptic_seg.sem_seg[0] == K + stuff
+            region = label == stuff
+            assert torch.equal(found, region) if region.sum() >= 20 else not found.any()
+
+
 def test_images_in_which_nothing_is_found():
     """No instance: stuff alone; and void where a class of stuff is too small, or things were."""
     model = build(panoptic_config()).eval()

@@ -4,7 +4,8 @@ A view is the image at some scale, flipped or not. Boxes are merged as in mmdete
 detectron2: found in every view, mapped to the original image, suppressed per class together, the
 best kept. Masks (which mmdetection 3.x does not merge) as in detectron2: the merged boxes are
 mapped into every view, its mask probabilities inside them are averaged over the views, and pasted
-once.
+once. Of a panoptic detector the probabilities of the pixels' classes are averaged too, and the map
+is made of both averages.
 
 Shape legend: V views, B images, N boxes of an image, M mask side.
 """
@@ -18,7 +19,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ConfigError
-from mmdet_r2.models.postprocess import DetectionSelector
+from mmdet_r2.models.detectors import PanopticFPN
+from mmdet_r2.models.postprocess import Detections, DetectionSelector
 from mmdet_r2.registry import MODELS
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.masks import paste_masks
@@ -31,8 +33,9 @@ _MIRRORED = {None: (), 'horizontal': (0,), 'vertical': (1,), 'diagonal': (0, 1)}
 class DetTTAModel(BaseTTAModel):
     """A detector that looks at several views of each image.
 
-    Views pass one at a time, each twice where there are masks: features are computed again rather
-    than kept, so that memory does not grow with the number of views.
+    Views pass one at a time, each twice where there are masks and once more for a panoptic map:
+    features are computed again rather than kept, so that memory does not grow with the number of
+    views.
 
     Args:
         module: the detector, or its config: a
@@ -83,7 +86,7 @@ class DetTTAModel(BaseTTAModel):
 
         Returns:
             One sample per image, that of its first view without a flip, with ``pred_instances`` in
-            pixels of the original image.
+            pixels of the original image, and of a panoptic detector ``pred_panoptic_seg``.
 
         Raises:
             ConfigError: a sample does not tell how its view came about.
@@ -96,6 +99,8 @@ class DetTTAModel(BaseTTAModel):
         merged = self.merge_preds(list(zip(*found, strict=True)))
         if self.module.with_mask:
             self._add_masks(merged, views)
+        if isinstance(self.module, PanopticFPN):
+            self._add_maps(merged, views)
         return merged
 
     def merge_preds(
@@ -151,6 +156,26 @@ class DetTTAModel(BaseTTAModel):
         threshold = self.module.roi_head.mask_threshold
         for f, total, sample in zip(found, sums, merged, strict=True):
             f.masks = paste_masks(total / len(views), f.bboxes, sample.ori_shape[:2], threshold)
+
+    def _add_maps(self, merged: list[DetDataSample], views: list[dict]) -> None:
+        """Put the panoptic map of the merged instances and of all views' classes of the pixels."""
+        sums: list[Tensor] = []
+        for view in views:
+            inputs, samples = self._prepared(view)
+            with self._precision():
+                logits = self.module.classify_pixels(inputs, samples)
+            probs = [
+                flip_masks(own.float().softmax(0), flip_direction(sample))
+                for own, sample in zip(logits, samples, strict=True)
+            ]
+            sums = [total + own for total, own in zip(sums, probs, strict=True)] if sums else probs
+        found = [
+            Detections(f.bboxes, f.scores, f.labels, f.masks)
+            for f in (sample.pred_instances for sample in merged)
+        ]
+        maps = self.module.panoptic_fusion_head.predict(found, sums)
+        for sample, panoptic in zip(merged, maps, strict=True):
+            sample.pred_panoptic_seg = panoptic
 
     def _prepared(self, view: dict) -> tuple[Tensor, list[DetDataSample]]:
         """The batch (B, 3, H, W) of one view, and its samples on the detector's device."""

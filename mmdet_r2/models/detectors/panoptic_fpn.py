@@ -104,6 +104,16 @@ class PanopticFPN(TwoStageDetector):
             sample.pred_panoptic_seg = panoptic
         return data_samples
 
+    @torch.no_grad()
+    def classify_pixels(self, inputs: Tensor, data_samples: list[DetDataSample]) -> list[Tensor]:
+        """Semantic logits of each image, B x (C, H, W) in original-image pixels, things last.
+
+        Args:
+            inputs: (B, 3, H, W) as in :meth:`forward`.
+        """
+        feats = self.extract_feat(inputs)
+        return self.semantic_head.predict(feats, data_samples, inputs.shape[-2:])
+
     def _outputs(
         self, feats: tuple[Tensor, ...], samples: list[DetDataSample] | None, size: Sequence[int]
     ) -> tuple:
