@@ -141,13 +141,14 @@ def test_table_of_models_repeats_the_index(repo: Path) -> None:
     from mmdet_r2.zoo import models
 
     index = {model.name: model for model in models()}
-    rows = re.findall(
-        r'^\| .* \| ([\d.]*) \| ([\d.]*) \| \[([\w-]+)\]\((\S+)\) \|$',
-        (repo / 'README.md').read_text(encoding='utf-8'),
-        re.M,
-    )
+    text = (repo / 'README.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| (.*) \| \[([\w-]+)\]\((configs/\S+)\) \|$', text, re.M)
     assert len(rows) >= 5
-    for box, mask, name, path in rows:
+    for cells, name, path in rows:
         assert (repo / path).stem == name
-        want = {'box AP': float(box)} | ({'mask AP': float(mask)} if mask else {})
+        panoptic = ['PQ'] if 'PQ' in index[name].results else []
+        metrics = [*panoptic, 'box AP', 'mask AP']
+        figures = [cell.strip() for cell in cells.split('|')][3:]
+        assert len(figures) == len(metrics), name
+        want = {key: float(figure) for key, figure in zip(metrics, figures) if figure}
         assert index[name].results == want, name
