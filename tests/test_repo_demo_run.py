@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from mmdet_r2.datasets.demo import CLASSES, MAP_CLASSES, generate
+from mmdet_r2.datasets.demo import CLASSES, GROUNDS, MAP_CLASSES, generate
 
 MODELS = ('mask_rcnn', 'cascade_mask_rcnn', 'htc')
 
@@ -31,6 +31,17 @@ def test_config_is_for_the_generated_data(repo: Path, model: str) -> None:
     if model == 'htc':
         assert heads.semantic_head.num_classes == len(MAP_CLASSES)
     assert config.model.backbone.type == 'Res2Net' and config.model.backbone.depth == 50
+
+
+def test_panoptic_config_is_for_the_generated_data(repo: Path) -> None:
+    from mmdet_r2.config import load_config
+
+    config = load_config(repo / config_of('panoptic_fpn'))
+    for loader in (config.train_dataloader, config.val_dataloader):
+        assert tuple(loader.dataset.metainfo.thing_classes) == CLASSES
+        assert tuple(loader.dataset.metainfo.stuff_classes) == GROUNDS
+    for head in (config.model.semantic_head, config.model.panoptic_fusion_head):
+        assert (head.num_things_classes, head.num_stuff_classes) == (len(CLASSES), len(GROUNDS))
 
 
 @pytest.fixture(scope='module')
