@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine import dist
-from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
@@ -34,7 +32,7 @@ from .coco_format import (
     read_annotations,
     write_results,
 )
-from .collect import gather_results, interleave, run_on_main
+from .collect import PerImageMetric
 from .image_result import ImageResult, pack, select, unpack
 
 METRIC_NAMES = ('bbox', 'segm', 'proposal', 'proposal_fast')
@@ -99,7 +97,7 @@ TWELVE = {
 
 
 @METRICS.register_module()
-class CocoMetric(BaseMetric):
+class CocoMetric(PerImageMetric):
     """COCO evaluation of boxes, masks and proposals; constructor and metric names of mmdetection
     3.x.
 
@@ -278,29 +276,15 @@ class CocoMetric(BaseMetric):
             result = select(result, finite)
         return result
 
-    def evaluate(self, size: int) -> dict[str, float]:
-        """All processes' images together: the numbers of :meth:`compute_metrics` under
-        ``{prefix}/``, the same on every process.
+    @staticmethod
+    def pack(results: list[ImageResult]) -> Any:
+        """Results as :func:`gather_results` takes them."""
+        return pack(results)
 
-        Args:
-            size: images in the data set; fewer processed ones are reported.
-        """
-        collected, self.results = self.results, []
-        if dist.get_world_size() > 1:
-            collected = interleave([unpack(part) for part in gather_results(pack(collected))])
-
-        def compute() -> dict[str, float]:
-            unique = len({result.img_id for result in collected})
-            if unique < size:
-                print_log(
-                    f'the data set has {size} entries but {unique} different image ids were '
-                    'evaluated',
-                    'current',
-                    level=30,
-                )
-            return {f'{self.prefix}/{k}': v for k, v in self.compute_metrics(collected).items()}
-
-        return run_on_main(compute)
+    @staticmethod
+    def unpack(packed: Any) -> list[ImageResult]:
+        """The inverse of :meth:`pack`."""
+        return unpack(packed)
 
     def compute_metrics(self, results: list[ImageResult]) -> dict[str, float]:
         """Evaluate (or only write) the detections of images in any order; of images met twice the
@@ -310,11 +294,7 @@ class CocoMetric(BaseMetric):
             ``bbox_mAP`` etc. in [0, 1], -1 where nothing of that size is annotated. Empty with
             ``format_only``.
         """
-        first: dict[int | str, ImageResult] = {}
-        for result in results:
-            first.setdefault(result.img_id, result)
-        # the order of images decides ties between equal scores in the files written
-        images = sorted(first.values(), key=lambda r: (isinstance(r.img_id, str), r.img_id))
+        images = self.distinct(results)
         annotations = self._annotations
         if annotations is None:
             annotations = annotations_of(images, self._classes())

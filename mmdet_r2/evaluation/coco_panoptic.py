@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine import dist
-from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
@@ -18,7 +16,7 @@ from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import METRICS
 from mmdet_r2.structures.panoptic import INSTANCE_OFFSET, MAX_ID, check_values, values_of
 
-from .collect import gather_results, interleave, run_on_main
+from .collect import PerImageMetric
 from .panoptic_format import PanopticFile, read_panoptic, write_ids
 from .panoptic_quality import (
     ImageCounts,
@@ -42,7 +40,7 @@ class PanopticResult:
 
 
 @METRICS.register_module()
-class CocoPanopticMetric(BaseMetric):
+class CocoPanopticMetric(PerImageMetric):
     """COCO panoptic evaluation; constructor and metric names of mmdetection 3.x.
 
     Every map is compared with its annotation as soon as the model has made it, and only counts are
@@ -250,30 +248,20 @@ class CocoPanopticMetric(BaseMetric):
             ],
         )
 
+    @staticmethod
+    def pack(results: list[PanopticResult]) -> Any:
+        """Results as :func:`gather_results` takes them."""
+        return _pack(results)
+
+    @staticmethod
+    def unpack(packed: Any) -> list[PanopticResult]:
+        """The inverse of :meth:`pack`."""
+        return _unpack(packed)
+
     def evaluate(self, size: int) -> dict[str, float]:
-        """All processes' images together: the numbers of :meth:`compute_metrics` under
-        ``{prefix}/``, the same on every process.
-
-        Args:
-            size: images in the data set; fewer processed ones are reported.
-        """
-        collected, self.results = self.results, []
+        """See :meth:`PerImageMetric.evaluate`."""
         self._names = {}
-        if dist.get_world_size() > 1:
-            collected = interleave([_unpack(part) for part in gather_results(_pack(collected))])
-
-        def compute() -> dict[str, float]:
-            unique = len({result.img_id for result in collected})
-            if unique < size:
-                print_log(
-                    f'the data set has {size} entries but {unique} different image ids were '
-                    'evaluated',
-                    'current',
-                    level=30,
-                )
-            return {f'{self.prefix}/{k}': v for k, v in self.compute_metrics(collected).items()}
-
-        return run_on_main(compute)
+        return super().evaluate(size)
 
     def compute_metrics(self, results: list[PanopticResult]) -> dict[str, float]:
         """The numbers of images in any order; of images met twice the first counts.
@@ -282,11 +270,7 @@ class CocoPanopticMetric(BaseMetric):
             ``PQ SQ RQ PQ_th ... RQ_st`` in percent, -1 where no such category occurs. Empty with
             ``format_only``.
         """
-        first: dict[int | str, PanopticResult] = {}
-        for result in results:
-            first.setdefault(result.img_id, result)
-        # sums of floats depend on their order in the last digits
-        images = sorted(first.values(), key=lambda r: (isinstance(r.img_id, str), r.img_id))
+        images = self.distinct(results)
         if self.outfile_prefix is not None:
             self._write_json(images)
         self.report = {}

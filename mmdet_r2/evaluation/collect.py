@@ -1,8 +1,7 @@
 """Results of all processes brought to the main one, as tensors and JSON.
 
-Nothing is unpickled on the way: whoever can reach the port of a process group must not be able
-    to run code in it. No shared
-file system is needed either.
+Nothing is unpickled on the way: whoever can reach the port of a process group must not be able to
+run code in it. No shared file system is needed either.
 """
 
 import io
@@ -12,6 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 from mmengine import dist
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 
 from mmdet_r2.errors import UserError
 
@@ -99,3 +100,57 @@ def run_on_main(function: Callable[[], Any]) -> Any:
     if 'error' in reply:
         raise (UserError if reply['user'] else RuntimeError)(reply['error'])
     return reply['value']
+
+
+class PerImageMetric(BaseMetric):
+    """A metric that keeps one result per image, with ``img_id``, and is computed by the main
+    process.
+
+    Subclasses say how :meth:`pack` turns results into what :func:`gather_results` takes, and how
+    :meth:`unpack` turns it back.
+    """
+
+    @staticmethod
+    def pack(results: list) -> Any:
+        raise NotImplementedError
+
+    @staticmethod
+    def unpack(packed: Any) -> list:
+        raise NotImplementedError
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """All processes' images together: the numbers of ``compute_metrics`` under ``{prefix}/``,
+        the same on every process.
+
+        Args:
+            size: images in the data set; fewer processed ones are reported.
+        """
+        collected, self.results = self.results, []
+        if dist.get_world_size() > 1:
+            parts = gather_results(self.pack(collected))
+            collected = interleave([self.unpack(part) for part in parts])
+
+        def compute() -> dict[str, float]:
+            unique = len({result.img_id for result in collected})
+            if unique < size:
+                print_log(
+                    f'the data set has {size} entries but {unique} different image ids were '
+                    'evaluated',
+                    'current',
+                    level=30,
+                )
+            return {f'{self.prefix}/{k}': v for k, v in self.compute_metrics(collected).items()}
+
+        return run_on_main(compute)
+
+    @staticmethod
+    def distinct(results: list) -> list:
+        """Results by image id; of images met twice the first.
+
+        The order matters: it decides ties between equal scores in the files written, and the last
+        digits of sums.
+        """
+        first: dict[int | str, Any] = {}
+        for result in results:
+            first.setdefault(result.img_id, result)
+        return sorted(first.values(), key=lambda r: (isinstance(r.img_id, str), r.img_id))
