@@ -30,9 +30,9 @@ from mmdet_r2.apis.train import train
 from mmdet_r2.errors import DataError, run_cli
 
 MODELS = ('mask_rcnn', 'cascade_mask_rcnn', 'htc')  # with Res2Net-50
-# With ResNeSt-50, in detectron2's arithmetic and with norms that learn: these need more steps. Their
-# masks have no goal: the norms of the mask head learn from a dozen or two RoIs per step here, too
-# few for what they do in evaluation to be what they did in training.
+# With ResNeSt-50, in detectron2's arithmetic and with norms that learn: these need more steps.
+# Their masks have no goal: the norms of the mask head learn from a dozen or two RoIs per step here,
+# too few for what they do in evaluation to be what they did in training.
 RESNEST = ('faster_rcnn_s50', 'faster_rcnn_s50_dcn', 'cascade_mask_rcnn_s50')
 # Few and large objects, all landscape: bear; keyboard; giraffes; airplanes; zebras; birds; teddy;
 # dogs, person and frisbee.
