@@ -183,12 +183,18 @@ def _pack(masks: Tensor) -> Tensor:
 def _argmax(logits: Tensor) -> Tensor:
     """The best class of each pixel, the first of equal ones: (C, H, W) -> (H, W) int64.
 
-    On a CPU torch's own takes three times as long unless the channels lie innermost.
+    On a CPU torch's own takes five times as long unless the channels lie innermost, and numpy
+    compares twice as fast as torch does.
     """
     if logits.device.type != 'cpu' or logits.stride(0) == 1:
         return logits.argmax(0)
-    best = logits.amax(0)
-    found = torch.zeros(best.shape, dtype=torch.int16)
-    for i in reversed(range(len(logits))):
-        found.masked_fill_(logits[i] == best, i)
-    return found.long()
+    count = len(logits)
+    best, values = logits.amax(0).float().numpy(), logits.float().numpy()
+    # Counted from the last class, so that the largest number is the first class; 1 where a pixel
+    # is not a number and equals nothing.
+    rank = np.ones(best.shape, np.uint8 if count < 256 else np.int32)
+    hit = np.empty(best.shape, bool)
+    for i, value in enumerate(values):
+        np.equal(value, best, out=hit)
+        np.maximum(rank, hit * rank.dtype.type(count - i), out=rank)
+    return torch.from_numpy(count - rank.astype(np.int64))
