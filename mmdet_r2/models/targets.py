@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from mmdet_r2.errors import DataError
 from mmdet_r2.structures import DetDataSample
 
 
@@ -46,6 +48,44 @@ class Targets:
             semantic=[s.gt_sem_seg.sem_seg[0] for s in samples] if has_maps else None,
             names=[str(s.metainfo.get('img_path', f'image {i}')) for i, s in enumerate(samples)],
         )
+
+    def semantic_maps(self) -> Tensor:
+        """``semantic`` as (B, H, W); it must be there.
+
+        Raises:
+            DataError: the images' maps are not of one size.
+        """
+        assert self.semantic is not None
+        sizes = {tuple(seg.shape) for seg in self.semantic}
+        if len(sizes) > 1:
+            raise DataError(
+                f'semantic maps of one batch have the sizes {sorted(sizes)}: set '
+                'data_preprocessor.pad_seg=True'
+            )
+        return torch.stack(self.semantic)
+
+
+def check_labels(
+    labels: Tensor, ignore_index: int, limit: int, names: list[str], head: str
+) -> None:
+    """Raise DataError unless all labels (B, ., .) are ``ignore_index`` or in [0, ``limit``).
+
+    On a GPU a label too high would abort the process without a name. One number is read back, in a
+    step that waits for the device anyway when it samples RoIs.
+
+    Args:
+        names: of the images; head: whose classes they are; both for the message.
+    """
+    kept = labels.masked_fill(labels == ignore_index, 0)
+    low, high = torch.stack(kept.aminmax()).tolist()
+    if low >= 0 and high < limit:
+        return
+    wrong = high if high >= limit else low
+    image = int((kept == wrong).flatten(1).any(1).nonzero()[0])
+    raise DataError(
+        f'semantic map of {names[image]} has the label {wrong}: {head} allows 0 to {limit - 1} and '
+        f'ignore_index {ignore_index}'
+    )
 
 
 def img_shapes(samples: list[DetDataSample]) -> list[tuple[int, int]]:

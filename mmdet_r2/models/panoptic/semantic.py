@@ -17,7 +17,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ConfigError, DataError
-from mmdet_r2.models.targets import Targets
+from mmdet_r2.models.targets import Targets, check_labels
 from mmdet_r2.registry import MODELS
 from mmdet_r2.structures import DetDataSample
 
@@ -198,43 +198,24 @@ class PanopticFPNHead(BaseModule):
                 'them with LoadPanopticAnnotations, or with LoadAnnotations(with_seg=True) and '
                 "data_prefix=dict(seg='...') in the dataset"
             )
-        sizes = [tuple(seg.shape) for seg in targets.semantic]
-        if len(set(sizes)) > 1:
+        maps = targets.semantic_maps()
+        found = tuple(maps.shape[-2:])
+        if tuple(-(-side // self.stride) for side in found) != tuple(size):
             raise DataError(
-                f'semantic maps of one batch have the sizes {sorted(set(sizes))}: set '
-                'data_preprocessor.pad_seg=True'
-            )
-        if tuple(-(-side // self.stride) for side in sizes[0]) != tuple(size):
-            raise DataError(
-                f'semantic map of {targets.names[0]}: {sizes[0]} pixels, expected {self.stride} '
+                f'semantic map of {targets.names[0]}: {found} pixels, expected {self.stride} '
                 f'times those of the logits, {tuple(size)}: a map has the size of its image '
                 '(set data_preprocessor.pad_seg=True)'
             )
-        return torch.stack(targets.semantic)
+        return maps
 
     def _labels(self, maps: Tensor, names: list[str]) -> Tensor:
         """Labels of the data (B, ., .) as channels of the head: stuff from 0 on, then things."""
-        ignored = maps == self.criterion.ignore_index
         num_things = self.num_things_classes if self.label_order == 'all_classes' else 1
-        self._check_range(maps.masked_fill(ignored, 0), num_things, names)
+        ignore_index, limit = self.criterion.ignore_index, num_things + self.num_stuff_classes
+        head = f'semantic_head (label_order={self.label_order!r})'
+        check_labels(maps, ignore_index, limit, names, head)
         labels = torch.where(maps < num_things, self.num_stuff_classes, maps - num_things)
-        return torch.where(ignored, maps, labels)
-
-    def _check_range(self, maps: Tensor, num_things: int, names: list[str]) -> None:
-        """On a GPU a label too high would abort the process without a name. One number is read
-        back, in a step that waits for the device anyway when it samples RoIs.
-        """
-        limit = num_things + self.num_stuff_classes
-        low, high = torch.stack(maps.aminmax()).tolist()
-        if low >= 0 and high < limit:
-            return
-        wrong = high if high >= limit else low
-        image = int((maps == wrong).flatten(1).any(1).nonzero()[0])
-        raise DataError(
-            f'semantic map of {names[image]} has the label {wrong}: semantic_head (label_order='
-            f'{self.label_order!r}) allows 0 to {limit - 1} and ignore_index '
-            f'{self.criterion.ignore_index}'
-        )
+        return torch.where(maps == ignore_index, maps, labels)
 
 
 def _resize(logits: Tensor, size: Sequence[int]) -> Tensor:

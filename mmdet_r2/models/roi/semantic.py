@@ -4,14 +4,13 @@ Attribute names are bound by checkpoints. Shape legend: B images, C semantic cla
 H W the map of the fusion level.
 """
 
-import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdet_r2.errors import DataError
-from mmdet_r2.models.targets import Targets
+from mmdet_r2.models.targets import Targets, check_labels
 from mmdet_r2.registry import MODELS
 
 _LOSS = dict(type='CrossEntropyLoss', ignore_index=255, loss_weight=0.2)
@@ -115,39 +114,17 @@ class FusedSemanticHead(BaseModule):
                 "data_prefix=dict(seg='stuffthingmaps/train2017/') in the dataset and "
                 'with_seg=True in LoadAnnotations, or use a config without semantics'
             )
-        sizes = [tuple(seg.shape) for seg in targets.semantic]
-        if len(set(sizes)) > 1:
-            raise DataError(
-                f'stuff maps of one batch have the sizes {sorted(set(sizes))}: set '
-                'data_preprocessor.pad_seg=True'
-            )
-        maps = torch.stack(targets.semantic)[:, None].float()
+        maps = targets.semantic_maps()[:, None].float()
         labels = F.interpolate(maps, scale_factor=self.seg_scale_factor, mode='nearest')
         labels = labels[:, 0].long()
         if labels.shape[-2:] != logits.shape[-2:]:
             raise DataError(
-                f'stuff map of {targets.names[0]}: {sizes[0]} padded pixels shrunk by '
-                f'semantic_head.seg_scale_factor={self.seg_scale_factor} are '
+                f'stuff map of {targets.names[0]}: {tuple(maps.shape[-2:])} padded pixels shrunk '
+                f'by semantic_head.seg_scale_factor={self.seg_scale_factor} are '
                 f'{tuple(labels.shape[-2:])}, the features of level {self.fusion_level} are '
                 f'{tuple(logits.shape[-2:])}: the map must have the size of its image, and the '
                 "factor must be one over the level's stride"
             )
-        self._check_range(labels, targets.names)
+        head = f'roi_head.semantic_head (num_classes={self.num_classes})'
+        check_labels(labels, self.criterion.ignore_index, self.num_classes, targets.names, head)
         return dict(loss_semantic_seg=self.criterion(logits, labels))
-
-    def _check_range(self, labels: Tensor, names: list[str]) -> None:
-        """On a GPU a label too high would abort the process without a name. One number is read
-        back, in a step that waits for the device anyway when it samples RoIs.
-        """
-        ignored = self.criterion.ignore_index
-        kept = labels.masked_fill(labels == ignored, 0)
-        low, high = torch.stack(kept.aminmax()).tolist()
-        if low >= 0 and high < self.num_classes:
-            return
-        wrong = high if high >= self.num_classes else low
-        image = int((kept == wrong).flatten(1).any(1).nonzero()[0])
-        raise DataError(
-            f'stuff map of {names[image]} has the label {wrong}: '
-            f'semantic_head.num_classes={self.num_classes} allows 0 to {self.num_classes - 1} and '
-            f'ignore_index {ignored}'
-        )
