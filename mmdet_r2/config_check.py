@@ -210,7 +210,7 @@ PLAIN: dict[str, str | None] = {
     'train_cfg.rpn_proposal': _RPN_PROPOSAL,
     'train_cfg.rcnn': 'assigner sampler mask_size',
     'test_cfg.rpn': _RPN_PROPOSAL,
-    'test_cfg.rcnn': ('score_thr nms max_per_img mask_thr_binary nms_after_rescale drop_empty'),
+    'test_cfg.rcnn': 'score_thr nms max_per_img mask_thr_binary nms_after_rescale drop_empty',
     'test_cfg.panoptic': 'mask_overlap stuff_area_limit score_thr',
     'tta_cfg': 'nms max_per_img',
     'paramwise_cfg': (

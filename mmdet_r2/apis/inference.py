@@ -23,7 +23,7 @@ from ..registry import DATASETS, MODELS, TRANSFORMS, init_scope
 from ..structures import DetDataSample
 from ..structures.panoptic import segments
 from ..zoo import classes_differ, load_checkpoint
-from .tta import check_views, tta_model, tta_pipeline
+from .tta import check_views, kind_of, tta_model, tta_pipeline
 
 Image = str | os.PathLike[str] | np.ndarray
 Pipeline = Callable[[dict], dict | None]
@@ -287,7 +287,7 @@ def _pipeline(
 
 
 def _built_pipeline(configs: Sequence[dict], where: str) -> Pipeline:
-    kinds = [_kind(config) for config in configs]
+    kinds = [kind_of(config) for config in configs]
     if not kinds or not kinds[0].startswith('LoadImageFrom'):
         raise ConfigError(
             f'{where}: the test pipeline must begin with LoadImageFromFile; found '
@@ -307,12 +307,8 @@ def _built_pipeline(configs: Sequence[dict], where: str) -> Pipeline:
     return _FromFileOrArray([TRANSFORMS.build(c) for c in configs if not _reads_annotations(c)])
 
 
-def _kind(transform: dict) -> str:
-    return str(transform['type']).rpartition('.')[2]
-
-
 def _reads_annotations(transform: dict) -> bool:
-    return _kind(transform) in _ANNOTATION_TRANSFORMS
+    return kind_of(transform) in _ANNOTATION_TRANSFORMS
 
 
 def _test_transforms(cfg: Config) -> Sequence[dict]:

@@ -47,7 +47,7 @@ def tta_pipeline(config: Config, test_pipeline: Sequence[dict]) -> list[dict]:
 
 def has_views(pipeline: Sequence[dict]) -> bool:
     """Whether a list of transforms gives several views of an image."""
-    return any(_kind(transform) == 'TestTimeAug' for transform in pipeline)
+    return any(kind_of(transform) == 'TestTimeAug' for transform in pipeline)
 
 
 def check_views(pipeline: Sequence[dict], where: str) -> None:
@@ -55,7 +55,7 @@ def check_views(pipeline: Sequence[dict], where: str) -> None:
     config.
     """
     for index, transform in enumerate(pipeline):
-        if _kind(transform) == 'TestTimeAug':
+        if kind_of(transform) == 'TestTimeAug':
             for path, problem in view_problems(transform):
                 raise ConfigError(f'{".".join((where, str(index), *path))}: {problem}')
 
@@ -70,13 +70,14 @@ def datasets_of(dataset: Any) -> Iterator[Any]:
         yield from datasets_of(part)
 
 
-def _kind(transform: dict) -> str:
+def kind_of(transform: dict) -> str:
+    """The ``type`` of a transform without its scope."""
     return str(transform['type']).rpartition('.')[2]
 
 
 def _default_pipeline(pipeline: Sequence[dict]) -> list[dict]:
-    transforms = [copy.deepcopy(t) for t in pipeline if _kind(t) != 'RandomFlip']
-    kinds = [_kind(transform) for transform in transforms]
+    transforms = [copy.deepcopy(t) for t in pipeline if kind_of(t) != 'RandomFlip']
+    kinds = [kind_of(transform) for transform in transforms]
     flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
     at = next((i for i, kind in enumerate(kinds) if kind in _RESIZES), None)
     if at is not None:
@@ -89,7 +90,7 @@ def _default_pipeline(pipeline: Sequence[dict]) -> list[dict]:
         before, after = transforms[:at], transforms[at:]
         views, said = [flips], 'the scale of the test pipeline'
     for transform in after:
-        if _kind(transform) == 'PackDetInputs' and 'meta_keys' in transform:
+        if kind_of(transform) == 'PackDetInputs' and 'meta_keys' in transform:
             transform['meta_keys'] = tuple(
                 dict.fromkeys([*transform['meta_keys'], *VIEW_META_KEYS])
             )
