@@ -33,7 +33,6 @@ from mmdet_r2.structures.panoptic import (
     INSTANCE_OFFSET,
     MAX_ID,
     ids_to_rgb,
-    rgb_to_ids,
     segments,
     values_of,
 )
@@ -49,6 +48,12 @@ CATEGORIES = [
 ]
 META = dict(classes=CLASSES, thing_classes=CLASSES[:2], stuff_classes=CLASSES[2:])
 SIZE = (24, 30)
+
+
+def rgb_to_ids(rgb: np.ndarray) -> np.ndarray:
+    """Ids of colours: (..., 3) uint8 in the order R, G, B -> (...) int32."""
+    red, green, blue = (rgb[..., i].astype(np.int32) for i in range(3))
+    return red + (green << 8) + (blue << 16)
 
 
 # ------------------------------------------------------------------------------- the slow version

@@ -23,12 +23,6 @@ VOID_LABEL = 255
 """Label of ignored pixels in ground truth; like the label ``num_classes``, it is no class."""
 
 
-def rgb_to_ids(rgb: np.ndarray) -> np.ndarray:
-    """Ids of colours: (..., 3) uint8 in the order R, G, B -> (...) int32."""
-    red, green, blue = (rgb[..., i].astype(np.int32) for i in range(3))
-    return red + (green << 8) + (blue << 16)
-
-
 def ids_to_rgb(ids: np.ndarray) -> np.ndarray:
     """Colours of ids: (...) integers from 0 to :data:`MAX_ID` -> (..., 3) uint8, R, G, B.
 
