@@ -93,7 +93,7 @@ def test_a_resumed_distributed_run_equals_an_uninterrupted_one(repo, folder, tra
     assert sorted(resumed) == sorted(whole) == [1, 2, 3, 4]
     for step, expected in whole.items():
         assert {'loss_semantic_seg', 's0.loss_mask', 's2.loss_bbox'} <= expected.keys()
-        assert resumed[step] == pytest.approx(expected, rel=1e-3, abs=1e-4), step
+        assert resumed[step] == pytest.approx(expected, rel=1e-6), step
 
 
 def test_two_processes_measure_what_one_does(repo, folder, trained):
