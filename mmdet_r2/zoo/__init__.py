@@ -13,6 +13,7 @@ from .loading import (
     classes_differ,
     load_checkpoint,
 )
+from .names import fetch, weights_of
 from .reader import read_checkpoint
 from .upgrade import upgrade
 
@@ -27,9 +28,11 @@ __all__ = [
     'checkpoint_weights',
     'classes_differ',
     'download',
+    'fetch',
     'find_model',
     'load_checkpoint',
     'models',
     'read_checkpoint',
     'upgrade',
+    'weights_of',
 ]

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from mmengine.config import Config
+
 from ..errors import CheckpointError
 from . import index
 from .download import download, expected_hash, has_hash, sha256
@@ -143,10 +145,51 @@ def fetch(source: str | os.PathLike[str]) -> Path:
     urls = urls_of(text)
     if urls:
         return _verified(download(urls))
+    model = index.find_model(text) if path.suffix == '' else None
+    if model is not None:
+        raise CheckpointError(no_weights(model))
     if '/' in text or path.suffix in ('.pth', '.pt', '.pkl'):
         raise CheckpointError(f'{text}: no such checkpoint file{_neighbours(path)}.')
     raise CheckpointError(
         f'{text}: neither a checkpoint file nor a model name; {index.nearest(text, index.names())}.'
+    )
+
+
+def weights_of(config: str | os.PathLike[str] | Config) -> str:
+    """Name of the published model that a config reproduces, to be given to :func:`fetch` or
+    :func:`~mmdet_r2.zoo.load_checkpoint` as its checkpoint: what the checkpoint ``'auto'`` means.
+
+    Args:
+        config: a model name or alias, path of a config that comes with the package, or a
+            ``Config`` read from one.
+
+    Raises:
+        CheckpointError: no model of the index is called so; or it is, and its authors published
+            no weights. The message says what to do.
+    """
+    source = config.filename if isinstance(config, Config) else os.fspath(config)
+    if not source:
+        raise CheckpointError(
+            "checkpoint 'auto': the config was not read from a file, so no published model can be "
+            'looked up by its name; pass the name of a model instead of auto.'
+        )
+    model = index.find_model(source)
+    if model is None:
+        near = index.nearest(Path(source).name.removesuffix('.py'), index.names())
+        raise CheckpointError(
+            f"checkpoint 'auto': {source} is no model of the index; {near}. Pass a path, a URL or "
+            'the name of a model instead of auto.'
+        )
+    if not model.weights:
+        raise CheckpointError(no_weights(model))
+    return model.name
+
+
+def no_weights(model: index.ZooModel) -> str:
+    """Sentence that says that a model's weights were not published, and what can be done."""
+    return (
+        f'{model.name}: no weights of this model can be downloaded: its authors published none. '
+        f'Train it (python tools/train.py {model.config.name}), or pass the path of a checkpoint.'
     )
 
 
