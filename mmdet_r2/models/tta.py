@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.detectors import PanopticFPN
-from mmdet_r2.models.postprocess import Detections, DetectionSelector
+from mmdet_r2.models.postprocess import Detections, DetectionSelector, paste
 from mmdet_r2.registry import MODELS
 from mmdet_r2.structures import DetDataSample
-from mmdet_r2.structures.masks import paste_masks
 
 # direction -> which of x (0) and y (1) run backwards
 _MIRRORED = {None: (), 'horizontal': (0,), 'vertical': (1,), 'diagonal': (0, 1)}
@@ -155,7 +154,8 @@ class DetTTAModel(BaseTTAModel):
             ]
         threshold = self.module.roi_head.mask_threshold
         for f, total, sample in zip(found, sums, merged, strict=True):
-            f.masks = paste_masks(total / len(views), f.bboxes, sample.ori_shape[:2], threshold)
+            averaged = Detections(f.bboxes, f.scores, f.labels, total / len(views))
+            f.masks = paste([averaged], [sample.ori_shape], threshold)[0].masks
 
     def _add_maps(self, merged: list[DetDataSample], views: list[dict]) -> None:
         """Put the panoptic map of the merged instances and of all views' classes of the pixels."""

@@ -592,6 +592,29 @@ def encode_rle(masks: Tensor | np.ndarray) -> list[dict]:
     array = array.view(np.uint8) if array.dtype == bool else array.astype(np.uint8, copy=False)
     if array.shape[1] == 0 or array.shape[2] == 0:
         return [dict(size=list(array.shape[1:]), counts=b'') for _ in array]
+    return [_encode(mask) for mask in array]
+
+
+def _encode(mask: np.ndarray) -> dict:
+    """One mask (H, W) uint8 of 0 and 1. Of a narrow one only its own columns are looked at."""
+    height, width = mask.shape
+    columns = np.flatnonzero(mask.any(axis=0))
+    if not len(columns):
+        return coco_mask.frPyObjects(dict(size=[height, width], counts=[mask.size]), height, width)
+    first, end = int(columns[0]), int(columns[-1]) + 1
     # COCO counts down the columns. cv2.transpose is vectorised; the transposed copy seen from
     # behind is column-major.
-    return [coco_mask.encode(cv2.transpose(mask).T) for mask in array]
+    if 2 * (end - first) > width:
+        return coco_mask.encode(cv2.transpose(mask).T)
+    pixels = cv2.transpose(mask[:, first:end]).reshape(-1)
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    # runs of 0 and 1 in turn, beginning with 0
+    edges = [0, *([0] if pixels[0] else []), *changes.tolist(), pixels.size]
+    counts = np.diff(edges).tolist()
+    counts[0] += first * height
+    after = (width - end) * height
+    if len(counts) % 2:
+        counts[-1] += after
+    elif after:  # COCO's encoder writes no run of zero length at the end
+        counts.append(after)
+    return coco_mask.frPyObjects(dict(size=[height, width], counts=counts), height, width)
