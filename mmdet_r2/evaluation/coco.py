@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.logging import print_log
-from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
@@ -33,7 +31,8 @@ from .coco_format import (
     write_results,
 )
 from .collect import PerImageMetric
-from .image_result import ImageResult, pack, select, unpack
+from .image_result import ImageResult, as_array, check_labels, finite_detections, pack, unpack
+from .recall import greedy_iou, top_boxes
 
 METRIC_NAMES = ('bbox', 'segm', 'proposal', 'proposal_fast')
 AP_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -230,7 +229,7 @@ class CocoMetric(PerImageMetric):
             )
         predicted = sample['pred_instances']
         masks = predicted.get('masks')
-        bboxes = _array(predicted['bboxes']).astype(np.float32).reshape(-1, 4)
+        bboxes = as_array(predicted['bboxes']).astype(np.float32).reshape(-1, 4)
         if 'segm' in self.metrics and masks is None and len(bboxes):
             raise ConfigError(
                 "metric 'segm' needs masks, but this model predicts boxes only; use 'bbox'"
@@ -252,28 +251,27 @@ class CocoMetric(PerImageMetric):
             height=int(height),
             width=int(width),
             bboxes=bboxes,
-            scores=_array(predicted['scores']).astype(np.float32),
-            labels=_array(predicted['labels']).astype(np.int64),
+            scores=as_array(predicted['scores']).astype(np.float32),
+            labels=as_array(predicted['labels']).astype(np.int64),
             masks=None if masks is None else list(masks),
             mask_scores=(
-                _array(predicted['mask_scores']).astype(np.float32)
+                as_array(predicted['mask_scores']).astype(np.float32)
                 if 'mask_scores' in predicted
                 else None
             ),
             instances=instances,
         )
-        finite = np.isfinite(result.scores) & np.isfinite(result.bboxes).all(axis=1)
-        if not finite.all():
+        result, number = finite_detections(result)
+        if number:
             self._without_finite_scores.add(result.img_id)
             if len(self._without_finite_scores) == 1:
                 print_log(
-                    f'image {result.img_id}: {np.count_nonzero(~finite)} detections are NaN or '
+                    f'image {result.img_id}: {number} detections are NaN or '
                     'infinite and are left out '
                     '(said once; are the weights sound?)',
                     'current',
                     level=30,
                 )
-            result = select(result, finite)
         return result
 
     @staticmethod
@@ -300,7 +298,7 @@ class CocoMetric(PerImageMetric):
             annotations = annotations_of(images, self._classes())
         category_ids = self._category_ids(annotations)
         _check_images(images, annotations, self.ann_file)
-        _check_labels(images, len(category_ids))
+        check_labels(images, len(category_ids))
         if self.outfile_prefix is not None:
             write_results(images, category_ids, self.outfile_prefix)
         self.report = {}
@@ -464,7 +462,7 @@ class CocoMetric(PerImageMetric):
         values = {}
         for number in self.proposal_nums:
             best = np.concatenate(
-                [_greedy_iou(_top_boxes(image, number), truth[image.img_id]) for image in images]
+                [greedy_iou(top_boxes(image, number), truth[image.img_id]) for image in images]
                 or [np.zeros(0)]
             )
             recall = [
@@ -513,40 +511,6 @@ def _check_images(images: Sequence[ImageResult], annotations: dict, path: str | 
         )
 
 
-def _check_labels(images: Sequence[ImageResult], num_classes: int) -> None:
-    for image in images:
-        if len(image.labels) and not 0 <= image.labels.min() <= image.labels.max() < num_classes:
-            raise ConfigError(
-                f'image {image.img_id}: a detection has label {image.labels.max()}, but the data '
-                f'set has {num_classes} '
-                'classes; num_classes of the heads must be that number'
-            )
-
-
-def _top_boxes(image: ImageResult, number: int) -> np.ndarray:
-    """The ``number`` best boxes of an image, (k, 4) x, y, width, height."""
-    order = np.argsort(-image.scores, kind='stable')[:number]
-    boxes = image.bboxes[order].astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    return boxes
-
-
-def _greedy_iou(boxes: np.ndarray, truth: Sequence[Sequence[float]]) -> np.ndarray:
-    """IoU of each object with the proposal it is paired with, best pair first; (g,), 0 where no
-    proposal is left.
-    """
-    best = np.zeros(len(truth))
-    if not len(truth) or not len(boxes):
-        return best
-    iou = coco_mask.iou(boxes, np.asarray(truth, np.float64), [0] * len(truth))  # (k, g)
-    for i in range(min(len(boxes), len(truth))):
-        proposal, target = np.unravel_index(iou.argmax(), iou.shape)
-        best[i] = iou[proposal, target]
-        iou[proposal] = -1
-        iou[:, target] = -1
-    return best
-
-
 def _class_table(per_class: dict[str, dict]) -> str:
     keys = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
     rows = [['category', *AP_ITEMS, 'objects']]
@@ -554,15 +518,6 @@ def _class_table(per_class: dict[str, dict]) -> str:
         cells = ['-' if row[key] is None else f'{row[key]:.3f}' for key in keys]
         rows.append([name, *cells, str(row['num_gt'])])
     return AsciiTable(rows).table
-
-
-def _array(value: Any) -> np.ndarray:
-    """A tensor of any device and precision, or an array, as numpy."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        # numpy has no bfloat16
-        return (value.float() if value.is_floating_point() else value).numpy()
-    return np.asarray(value)
 
 
 def _some(names: Iterable[str], limit: int = 10) -> str:

@@ -1,10 +1,13 @@
-"""One image's detections between :meth:`CocoMetric.process` and the evaluation."""
+"""One image's detections between a metric's ``process`` and the evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+
+from mmdet_r2.errors import ConfigError
 
 
 @dataclass
@@ -46,6 +49,36 @@ def select(result: ImageResult, keep: np.ndarray) -> ImageResult:
         mask_scores=None if result.mask_scores is None else result.mask_scores[keep],
         instances=result.instances,
     )
+
+
+def finite_detections(result: ImageResult) -> tuple[ImageResult, int]:
+    """``result`` without detections whose score or box is NaN or infinite, and how many those
+    were.
+    """
+    finite = np.isfinite(result.scores) & np.isfinite(result.bboxes).all(axis=1)
+    if finite.all():
+        return result, 0
+    return select(result, finite), int(np.count_nonzero(~finite))
+
+
+def check_labels(images: Sequence[ImageResult], num_classes: int) -> None:
+    """Raise a ConfigError where a label is not one of the data set's classes."""
+    for image in images:
+        if len(image.labels) and not 0 <= image.labels.min() <= image.labels.max() < num_classes:
+            raise ConfigError(
+                f'image {image.img_id}: a detection has label {image.labels.max()}, but the data '
+                f'set has {num_classes} '
+                'classes; num_classes of the heads must be that number'
+            )
+
+
+def as_array(value: Any) -> np.ndarray:
+    """A tensor of any device and precision, or an array, as numpy."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        # numpy has no bfloat16
+        return (value.float() if value.is_floating_point() else value).numpy()
+    return np.asarray(value)
 
 
 def pack(results: Sequence[ImageResult]) -> dict:
