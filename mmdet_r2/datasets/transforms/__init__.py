@@ -6,6 +6,7 @@ mmcv's RandomResize, RandomChoiceResize, RandomApply and the like are found thro
 from .crop import RandomCrop
 from .formatting import PackDetInputs
 from .geometric import Pad, RandomFlip, Resize, ResizeShortestEdge
+from .legacy import PixelBoxes
 from .loading import FilterAnnotations, LoadAnnotations, LoadImageFromFile, UnreadableImageError
 from .panoptic import LoadPanopticAnnotations
 from .photometric import PhotoMetricDistortion
@@ -21,6 +22,7 @@ __all__ = [
     'RandomCrop',
     'Pad',
     'PhotoMetricDistortion',
+    'PixelBoxes',
     'PackDetInputs',
     'UnreadableImageError',
 ]

@@ -5,6 +5,7 @@ to :class:`ResizeShortestEdge` where their ``resize_type`` says so.
 """
 
 import cv2
+import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms import Pad as MMCVPad
@@ -40,6 +41,8 @@ class Resize(MMCVResize):
             only).
         interpolation: of the image; masks and maps take the nearest pixel, maps by the rule of the
             backend.
+        exact_factor: boxes take the factor itself on both axes, and ``scale_factor`` is that one
+            twice, as in mmdetection 1.x; needs ``keep_ratio``.
     """
 
     def __init__(
@@ -50,7 +53,11 @@ class Resize(MMCVResize):
         clip_object_border: bool = True,
         backend: str = 'cv2',
         interpolation: str = 'bilinear',
+        exact_factor: bool = False,
     ) -> None:
+        if exact_factor and not keep_ratio:
+            raise ConfigError('Resize: exact_factor needs keep_ratio=True, else there are two')
+        self.exact_factor = exact_factor
         super().__init__(
             scale=_tuple(scale),
             scale_factor=_tuple(scale_factor),
@@ -66,6 +73,13 @@ class Resize(MMCVResize):
         if results.get('gt_masks') is not None:
             results['gt_masks'] = results['gt_masks'].resize(results['img_shape'])
         return results
+
+    def _resize_img(self, results: dict) -> None:
+        size = results['img'].shape[1::-1] if results.get('img') is not None else None
+        super()._resize_img(results)
+        if self.exact_factor and size is not None:
+            _, factor = mmcv.rescale_size(size, results['scale'], return_scale=True)
+            results['scale_factor'] = (factor, factor)
 
     def _resize_bboxes(self, results: dict) -> None:
         if results.get('gt_bboxes') is None:
@@ -94,16 +108,22 @@ class Resize(MMCVResize):
 class ResizeShortestEdge(BaseTransform):
     """Resize until the shorter side is ``scale`` or the longer one ``max_size``, whichever is less.
 
-    detectron2's rule, to its rounding: both sides are scaled in floating point, once more where
-    the longer one exceeds its limit, and each becomes int(side + 0.5). With ``backend='pillow'``
-    the pixels are detectron2's too. ``Resize(scale=(max_size, scale), keep_ratio=True)`` gives the
-    same size but for one image in about a thousand, where a side ends half-way between two pixels.
+    The two rules round differently; with ``backend='pillow'`` the pixels are the originals' too.
+
+    * 'detectron2': both sides are scaled in floating point, once more where the longer one exceeds
+      its limit, and each becomes int(side + 0.5). ``Resize(scale=(max_size, scale),
+      keep_ratio=True)`` gives the same size but for one image in about a thousand, where a side
+      ends half-way between two pixels.
+    * 'maskrcnn_benchmark': where the longer side would exceed its limit, the shorter one becomes
+      the whole number nearest to its share; the longer one, in proportion to it (a pixel above the
+      limit at times), is cut to a whole number.
 
     Args:
         scale: length of the shorter side, in pixels; of two numbers (which mmcv's RandomResize and
             RandomChoiceResize give) the smaller one.
         max_size: limit of the longer side; None: no limit.
         clip_object_border, backend, interpolation: of :class:`Resize`.
+        rule: 'detectron2' or 'maskrcnn_benchmark'.
     """
 
     def __init__(
@@ -113,9 +133,16 @@ class ResizeShortestEdge(BaseTransform):
         clip_object_border: bool = True,
         backend: str = 'cv2',
         interpolation: str = 'bilinear',
+        rule: str = 'detectron2',
     ) -> None:
+        if rule not in ('detectron2', 'maskrcnn_benchmark'):
+            raise ConfigError(
+                f'ResizeShortestEdge.rule is {rule!r}, '
+                f"expected 'detectron2' or 'maskrcnn_benchmark'"
+            )
         self.scale = scale
         self.max_size = max_size
+        self.rule = rule
         self.resize = Resize(
             scale=1,  # replaced for every image
             clip_object_border=clip_object_border,
@@ -131,6 +158,8 @@ class ResizeShortestEdge(BaseTransform):
     def target_size(self, shape: tuple[int, int]) -> tuple[int, int]:
         """(width, height) that an image of ``shape`` (height, width) becomes."""
         short = self.scale if isinstance(self.scale, int) else min(self.scale)
+        if self.rule == 'maskrcnn_benchmark':
+            return self._cut_size(short, shape)
         factor = float(short) / min(shape)
         # The shorter side is set, not multiplied: that could be off by a rounding error.
         sides = [factor * side for side in shape]
@@ -141,10 +170,20 @@ class ResizeShortestEdge(BaseTransform):
         height, width = (int(side + 0.5) for side in sides)
         return width, height
 
+    def _cut_size(self, short: int, shape: tuple[int, int]) -> tuple[int, int]:
+        height, width = shape
+        small, large = float(min(shape)), float(max(shape))
+        # The order of the operations is the original's: ratios like 1333 / 800 sit on a boundary.
+        if self.max_size is not None and large / small * short > self.max_size:
+            short = round(self.max_size * small / large)
+        if width < height:
+            return short, int(short * height / width)
+        return int(short * width / height), short
+
     def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(scale={self.scale}, max_size={self.max_size}, '
-            f'backend={self.resize.backend!r})'
+            f'backend={self.resize.backend!r}, rule={self.rule!r})'
         )
 
 
