@@ -197,7 +197,7 @@ def test_the_names_of_the_index_are_the_published_files(system) -> None:
 def test_hashes_of_the_index_are_those_in_the_file_names() -> None:
     for model in models():
         for url in model.weights:
-            end = url.rpartition('-')[2].partition('.')[0]
+            end = url.rpartition('_' if 'model_final_' in url else '-')[2].partition('.')[0]
             assert not model.hash or model.hash == end, model.name
 
 

@@ -2,15 +2,17 @@
 metafiles list them.
 
 ``model-index.yml`` beside ``configs/`` imports ``configs/*/metafile.yml``; both keep OpenMMLab's
-format, so that other tools read them too. A model is found by its name, by an alias, or by the file
-name of its config or weights.
+format, so that other tools (``mim search``, ``mim download``) read them too. ``docs/model_zoo.md``
+explains the keys. A model is found by its name, by an alias, or by the file name of its config or
+weights.
 """
 
 import difflib
+import fnmatch
 import functools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +24,26 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True)
 class ZooModel:
-    """One published model.
+    """One published model. What was not published is '', None or empty.
 
     Attributes:
         name: its name in the index (that of its config file, without ``.py``).
         config: path of its config file.
-        weights: addresses of its checkpoint, in the order to try; empty where none was published.
-        hash: first digits of the SHA-256 of its checkpoint, as the metafile says; '' for none.
-        aliases: other names: mmdetection 3.x's for the same recipe.
+        weights: addresses of its checkpoint, in the order to try.
+        aliases: other names: mmdetection 3.x's, and that of the original's config file.
         results: metrics as published, such as ``{'box AP': 43.0}``.
+        hash: first digits of the hash of its checkpoint (SHA-256; detectron2: MD5), as the
+            metafile says.
+        collection: the family it belongs to, such as ``'Mask R-CNN (Res2Net)'``.
+        paper: address of the paper of its collection.
+        backbone: such as ``'Res2Net-v1b-101 26w4s'``.
+        parameters: such as ``'61.42M'``.
+        training_data: data set that it was trained on.
+        measured_on: data sets that its results are of.
+        epochs, iterations: length of training; one of the two.
+        memory: GB of GPU memory in training.
+        layout: name of the layout of its checkpoint (:data:`~mmdet_r2.zoo.LAYOUTS`).
+        page: web page that shows weights which cannot be fetched by a program.
     """
 
     name: str
@@ -39,6 +52,27 @@ class ZooModel:
     aliases: tuple[str, ...] = ()
     results: dict[str, float] = field(default_factory=dict)
     hash: str = ''
+    collection: str = ''
+    paper: str = ''
+    backbone: str = ''
+    parameters: str = ''
+    training_data: str = ''
+    measured_on: tuple[str, ...] = ()
+    epochs: int | None = None
+    iterations: int | None = None
+    memory: float | None = None
+    layout: str = ''
+    page: str = ''
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its config."""
+        return self.config.parent.name
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """File names of its weights."""
+        return tuple(dict.fromkeys(url.rsplit('/', 1)[-1] for url in self.weights))
 
 
 def root() -> Path | None:
@@ -63,28 +97,28 @@ def models() -> tuple[ZooModel, ...]:
 
 @functools.cache
 def _read(folder: Path) -> tuple[ZooModel, ...]:
-    found = []
-    for listed in _yaml(folder / 'model-index.yml').get('Import') or []:
-        for path in sorted(folder.glob(listed)):
-            entries = _yaml(path)
+    listed: list[tuple[dict[str, Any], Path]] = []
+    papers: dict[str, str] = {}
+    for pattern in _yaml(folder / 'model-index.yml').get('Import') or []:
+        for path in sorted(folder.glob(pattern)):
+            content = _yaml(path)
             # OpenMMLab's metafiles are either a mapping with `Models` or the list itself
-            for entry in (entries.get('Models') or []) if isinstance(entries, dict) else entries:
-                found.append(_model(entry, path, folder))
-    return tuple(found)
+            if isinstance(content, dict):
+                for collection in content.get('Collections') or []:
+                    papers[collection.get('Name', '')] = _address(collection.get('Paper'))
+                content = content.get('Models') or []
+            listed += [(entry, path) for entry in content]
+    return tuple(_model(entry, path, folder, papers) for entry, path in listed)
 
 
-def _model(entry: dict[str, Any], path: Path, folder: Path) -> ZooModel:
+def _model(entry: dict[str, Any], path: Path, folder: Path, papers: Mapping[str, str]) -> ZooModel:
     try:
         name, config = str(entry['Name']), folder / str(entry['Config'])
     except (KeyError, TypeError):
         raise ConfigError(
             f'{path}: every entry of Models needs Name and Config; found {entry!r:.80}.'
         ) from None
-    weights = entry.get('Weights') or ()
-    weights = (weights,) if isinstance(weights, str) else tuple(weights)
-    aliases = entry.get('Alias') or entry.get('Aliases') or ()
-    aliases = (aliases,) if isinstance(aliases, str) else tuple(aliases)
-    results = {}
+    results: dict[str, float] = {}
     for result in entry.get('Results') or []:
         for key, value in (result.get('Metrics') or {}).items():
             results[str(key)] = float(value)
@@ -92,7 +126,39 @@ def _model(entry: dict[str, Any], path: Path, folder: Path) -> ZooModel:
     # without quotes YAML reads 17061e8 and 17061234 as numbers
     if not isinstance(digits, str) or not re.fullmatch('[0-9a-f]*', digits):
         raise ConfigError(f'{path}: Hash of {name} is {digits!r}; expected hex digits in quotes.')
-    return ZooModel(name, config, weights, aliases, results, digits)
+    data = entry.get('Metadata') or {}
+    collection = str(entry.get('In Collection') or '')
+    return ZooModel(
+        name=name,
+        config=config,
+        weights=tuple(url.strip() for url in _strings(entry.get('Weights'))),
+        aliases=_strings(entry.get('Alias') or entry.get('Aliases')),
+        results=results,
+        hash=digits,
+        collection=collection,
+        paper=_address(entry.get('Paper')) or papers.get(collection, ''),
+        backbone=str(data.get('Backbone', '')),
+        parameters=str(data.get('Parameters', '')),
+        training_data=', '.join(_strings(data.get('Training Data'))),
+        measured_on=tuple(dict.fromkeys(str(r['Dataset']) for r in entry.get('Results') or [])),
+        epochs=data.get('Epochs'),
+        iterations=data.get('Iterations'),
+        memory=data.get('Training Memory (GB)'),
+        layout=str(entry.get('Layout', '')),
+        page=str(entry.get('Weights Page', '')),
+    )
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    """A list or a single text, as a tuple; None as ()."""
+    if value is None:
+        return ()
+    return tuple(map(str, value)) if isinstance(value, (list, tuple)) else (str(value),)
+
+
+def _address(paper: object) -> str:
+    """URL of a ``Paper`` entry, which is the address itself or a mapping."""
+    return str(paper.get('URL', '')) if isinstance(paper, Mapping) else str(paper or '')
 
 
 def _yaml(path: Path) -> Any:
@@ -106,20 +172,39 @@ def _yaml(path: Path) -> Any:
 
 def find_model(name: str | os.PathLike[str]) -> ZooModel | None:
     """The model called ``name`` (model, alias, config file or weights file, with or without
-    suffix), or None."""
-    wanted = Path(os.fspath(name)).name.removesuffix('.py')
+    suffix and folder), or None."""
+    wanted = Path(os.fspath(name)).name
+    for suffix in ('.py', '.yaml', '.yml'):
+        wanted = wanted.removesuffix(suffix)
     for model in models():
-        files = {url.strip().rsplit('/', 1)[-1] for url in model.weights}
-        stems = {Path(file).stem for file in files}
-        if wanted in {model.name, model.config.stem, *model.aliases, *files, *stems}:
+        if wanted in (model.name, model.config.stem, *model.aliases):
+            return model
+    for model in models():
+        if any(wanted in (file, Path(file).stem) for file in model.files):
             return model
     return None
 
 
+def search(pattern: str = '*') -> list[ZooModel]:
+    """The models that a shell pattern matches, in the order of the index; [] for none.
+
+    It is compared, whatever the case, with name and aliases, ``folder`` and ``folder/name`` of the
+    config, collection and backbone: ``'res2net*'`` finds all of that folder and backbone.
+    """
+    wanted = pattern.lower()
+    return [m for m in models() if any(fnmatch.fnmatchcase(t, wanted) for t in _terms(m))]
+
+
+def _terms(model: ZooModel) -> list[str]:
+    folder = model.folder
+    words = (model.name, *model.aliases, folder, model.collection, model.backbone)
+    return [word.lower() for word in (*words, f'{folder}/{model.name}')]
+
+
 def weights_hash(file: str) -> str | None:
-    """First digits of the SHA-256 that the index gives for a weights file of this name, or None."""
+    """First digits of the hash that the index gives for a weights file of this name, or None."""
     for model in models():
-        if model.hash and file in {url.strip().rsplit('/', 1)[-1] for url in model.weights}:
+        if model.hash and file in model.files:
             return model.hash
     return None
 
