@@ -5,11 +5,13 @@ from .coco_panoptic import CocoPanopticMetric
 from .dump import DumpDetResults, load_results
 from .panoptic_format import evaluate_panoptic_files
 from .panoptic_quality import panoptic_table
+from .voc import VOCMetric
 
 __all__ = [
     'CocoMetric',
     'CocoPanopticMetric',
     'DumpDetResults',
+    'VOCMetric',
     'evaluate_panoptic_files',
     'load_results',
     'panoptic_table',
