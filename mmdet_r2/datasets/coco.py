@@ -151,6 +151,11 @@ class CocoDataset(BaseDataset):
         self._reset_unreadable()
         self._check_image_folder()
 
+    @property
+    def _called(self) -> str:
+        """What messages call this data set."""
+        return self.ann_file or type(self).__name__
+
     def load_data_list(self) -> list[dict]:
         """One dict per image of the file: path, id, size and ``instances``."""
         with _no_garbage_collection():
@@ -198,27 +203,27 @@ class CocoDataset(BaseDataset):
         ids: dict[str, int] = {}
         for category in categories:
             if not isinstance(category, dict) or not {'id', 'name'} <= category.keys():
-                raise DataError(f'{self.ann_file}: category {category} has no id or no name')
+                raise DataError(f'{self._called}: category {category} has no id or no name')
             if category['name'] in ids:
                 raise DataError(
-                    f'{self.ann_file}: two categories are named {category["name"]!r} '
+                    f'{self._called}: two categories are named {category["name"]!r} '
                     f'(ids {ids[category["name"]]} and {category["id"]})'
                 )
             ids[category['name']] = category['id']
         if len(set(ids.values())) < len(ids):
-            raise DataError(f'{self.ann_file}: category ids are not unique')
+            raise DataError(f'{self._called}: category ids are not unique')
         classes = self._metainfo['classes']
         missing = [name for name in classes if name not in ids]
         if len(missing) == len(classes):
             raise DataError(
-                f"{self.ann_file}: none of its categories is among the config's classes; "
+                f"{self._called}: none of its categories is among the config's classes; "
                 f'metainfo.classes: {listing(classes)}; categories: {listing(ids)}'
             )
         if missing and not self.allow_missing_classes:
             hints = [f'{name!r}{_nearest(name, ids, classes)}' for name in missing[:10]]
             more = f' and {len(missing) - 10} more' if len(missing) > 10 else ''
             raise DataError(
-                f'{self.ann_file} has no category for {len(missing)} of the {len(classes)} names '
+                f'{self._called} has no category for {len(missing)} of the {len(classes)} names '
                 f'in metainfo.classes: {", ".join(hints)}{more}; correct the names, or set '
                 f'allow_missing_classes=True in the dataset'
             )
@@ -231,13 +236,13 @@ class CocoDataset(BaseDataset):
         seen = set()
         for annotation in annotations:
             if not isinstance(annotation, dict) or 'image_id' not in annotation:
-                raise DataError(f'{self.ann_file}: annotation without image_id: {annotation}'[:300])
+                raise DataError(f'{self._called}: annotation without image_id: {annotation}'[:300])
             by_image[annotation['image_id']].append(annotation)
             number = annotation.get('id')
             if number is not None:
                 if number in seen:
                     raise DataError(
-                        f'{self.ann_file}: annotation id {number} occurs twice; '
+                        f'{self._called}: annotation id {number} occurs twice; '
                         f'evaluation would keep only one of the two'
                     )
                 seen.add(number)
@@ -249,15 +254,15 @@ class CocoDataset(BaseDataset):
             missing = {'id', 'file_name', 'width', 'height'} - set(image)
             if missing:
                 raise DataError(
-                    f'{self.ann_file}: image {image.get("file_name", image.get("id"))} has no '
+                    f'{self._called}: image {image.get("file_name", image.get("id"))} has no '
                     f'{" and no ".join(sorted(missing))}'
                 )
             if image['id'] in seen:
-                raise DataError(f'{self.ann_file}: image id {image["id"]} occurs twice')
+                raise DataError(f'{self._called}: image id {image["id"]} occurs twice')
             for side in (image['width'], image['height']):
                 if not isinstance(side, (int, float)) or side != side // 1 or side <= 0:
                     raise DataError(
-                        f'{self.ann_file}: image {image["file_name"]} has the size '
+                        f'{self._called}: image {image["file_name"]} has the size '
                         f'{image["width"]} x {image["height"]}, expected two positive integers'
                     )
             seen.add(image['id'])
@@ -341,21 +346,21 @@ class CocoDataset(BaseDataset):
         if num_small:
             parts.append(f'{num_small} with a side below {min_size}: dropped (filter_cfg.min_size)')
         report = '; '.join([', '.join(parts), *self._tally.report()])
-        print_log(f'{self.ann_file}: {report}', logger='current')
+        print_log(f'{self._called}: {report}', logger='current')
         if not self.test_mode:
             absent = [
                 n for i, n in enumerate(self._metainfo['classes']) if not self._tally.per_class[i]
             ]
             if absent:
                 print_log(
-                    f'{self.ann_file}: no instance of {listing(absent)}: '
+                    f'{self._called}: no instance of {listing(absent)}: '
                     f'the model cannot learn {"it" if len(absent) == 1 else "them"}',
                     logger='current',
                     level=logging.WARNING,
                 )
         del self._tally
         if not kept:
-            raise DataError(f'{self.ann_file}: no image left to use ({report})')
+            raise DataError(f'{self._called}: no image left to use ({report})')
         self._check_seg_maps(kept)
         return kept
 
@@ -375,7 +380,7 @@ class CocoDataset(BaseDataset):
             asked = '(with_seg=True)' if type(reader) is LoadAnnotations else ''
             raise ConfigError(
                 f'{type(reader).__name__}{asked} needs {reader.map_name}s, but the data set of '
-                f"{self.ann_file} has data_prefix={self.data_prefix}: add seg='...' with their "
+                f"{self._called} has data_prefix={self.data_prefix}: add seg='...' with their "
                 f'folder'
             )
         # With ``indices`` most images are never loaded.
@@ -397,7 +402,7 @@ class CocoDataset(BaseDataset):
                 missing.append(path)
         if missing:
             raise DataError(
-                f'{len(missing)} of {len(images)} images of {self.ann_file} have no '
+                f'{len(missing)} of {len(images)} images of {self._called} have no '
                 f'{reader.map_name}: {missing[0]} does not exist; correct data_prefix.seg or '
                 f'seg_map_suffix, or make the missing maps'
             )
@@ -420,7 +425,7 @@ class CocoDataset(BaseDataset):
         if not any(os.path.exists(path) for path in first):
             raise DataError(
                 f'{first[0]} does not exist, nor do the next {len(first) - 1} images of '
-                f'{self.ann_file}: data_prefix.img={folder!r} is probably the wrong folder'
+                f'{self._called}: data_prefix.img={folder!r} is probably the wrong folder'
             )
 
     def get_cat_ids(self, idx: int) -> list[int]:
@@ -460,7 +465,7 @@ class CocoDataset(BaseDataset):
             count, limit = int(self.unreadable.sum()), self._unreadable_limit()
             if count > limit:
                 raise DataError(
-                    f'{error}; {count} of {len(self)} images of {self.ann_file} are unreadable so '
+                    f'{error}; {count} of {len(self)} images of {self._called} are unreadable so '
                     f'far, more than the {limit} that max_unreadable allows'
                 ) from None
             print_log(

@@ -1,0 +1,220 @@
+"""Pascal VOC's XML files, one per image.
+
+VOC counts pixels from 1 and includes the last one: pixels 1 to 10 are the box 0 to 10 of this
+project. Many labelling tools write the same files with continuous coordinates instead.
+"""
+
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmdet_r2.datasets.convert.coco_json import CocoImage, number, output_stems
+from mmdet_r2.datasets.convert.common import Notes, progress, sorted_files, write_text
+from mmdet_r2.datasets.image_annotations import ImageAnnotations
+from mmdet_r2.datasets.image_files import ImageFolder, read_header
+from mmdet_r2.errors import DataError
+
+DIFFICULT = ('ignore', 'keep', 'drop')
+
+
+def read_voc(
+    folder: str | os.PathLike,
+    notes: Notes,
+    image_dir: str | os.PathLike | None = None,
+    split: str | None = None,
+    one_based: bool = True,
+    difficult: str = 'ignore',
+) -> Iterator[ImageAnnotations]:
+    """The images of a folder of XML files, or of a split of a devkit.
+
+    Args:
+        folder: of the XML files; or a VOC folder with ``Annotations``, ``JPEGImages`` and
+            ``ImageSets/Main``.
+        image_dir: of the images; None: ``JPEGImages`` beside the XML files' folder, or that folder.
+        split: file of ``ImageSets/Main`` with the names to read; None: all XML files.
+        one_based: VOC's own coordinates; False: continuous ones.
+        difficult: objects marked so: 'ignore': crowds in COCO's words, neither learnt nor counted;
+            'keep': like others; 'drop'.
+    """
+    xml_dir = _xml_dir(folder)
+    images = ImageFolder(voc_image_dir(folder, image_dir))
+    files = sorted_files(xml_dir, '.xml') if split is None else _files_of(xml_dir, split)
+    for file in progress(files, 'VOC XML'):
+        with notes.collecting():
+            yield _read_file(file, images, one_based, difficult, notes)
+
+
+def _xml_dir(folder: str | os.PathLike) -> Path:
+    root = Path(folder)
+    return root / 'Annotations' if (root / 'Annotations').is_dir() else root
+
+
+def voc_image_dir(folder: str | os.PathLike, image_dir: str | os.PathLike | None = None) -> Path:
+    """Where :func:`read_voc` looks for the images."""
+    if image_dir is not None:
+        return Path(image_dir)
+    beside = _xml_dir(folder).parent / 'JPEGImages'
+    return beside if beside.is_dir() else _xml_dir(folder)
+
+
+def _files_of(xml_dir: Path, split: str) -> list[Path]:
+    listing = xml_dir.parent / 'ImageSets' / 'Main' / f'{split}.txt'
+    if not listing.is_file():
+        others = sorted(path.stem for path in listing.parent.glob('*.txt') if '_' not in path.stem)
+        raise DataError(f'{listing} does not exist; splits there: {", ".join(others) or "none"}')
+    files = []
+    for line, row in enumerate(listing.read_text(encoding='utf-8').splitlines(), start=1):
+        if row.strip():
+            files.append(xml_dir / f'{row.split()[0]}.xml')
+            if not files[-1].is_file():
+                raise DataError(f'{listing}:{line}: {files[-1]} does not exist')
+    return files
+
+
+@dataclass
+class _Object:
+    name: str
+    box: tuple[float, float, float, float]  # as written
+    difficult: bool
+    line: int
+
+
+@dataclass
+class _Content:
+    file_name: str
+    size: tuple[int, int] | None
+    objects: list[_Object]
+
+
+def _parse(file: Path) -> _Content:
+    """What an XML file says."""
+    lines: dict[ElementTree.Element, int] = {}
+    parser = ElementTree.XMLPullParser(['start'])
+    try:
+        for number_, row in enumerate(file.read_bytes().splitlines(keepends=True), start=1):
+            parser.feed(row)
+            lines.update({node: number_ for _, node in parser.read_events()})
+        parser.close()
+    except ElementTree.ParseError as error:
+        raise DataError(f'{file}:{error.position[0]}: not valid XML: {error}') from None
+    root = next(iter(lines), None)
+    if root is None or root.tag != 'annotation':
+        raise DataError(f'{file}: not a Pascal VOC file: its root is not <annotation>')
+
+    def numbers(node: ElementTree.Element, tags: Sequence[str]) -> tuple[float, ...]:
+        values = []
+        for tag in tags:
+            text = (node.findtext(tag) or '').strip()
+            try:
+                values.append(float(text))
+            except ValueError:
+                raise DataError(
+                    f'{file}:{lines[node]}: <{tag}> of <{node.tag}> is {text!r}, expected a number'
+                ) from None
+        return tuple(values)
+
+    objects = []
+    for node in root.findall('object'):
+        name, box = (node.findtext('name') or '').strip(), node.find('bndbox')
+        if not name or box is None:
+            missing = 'bndbox' if name else 'name'
+            raise DataError(f'{file}:{lines[node]}: <object> has no <{missing}>')
+        corners = numbers(box, ('xmin', 'ymin', 'xmax', 'ymax'))
+        difficult = (node.findtext('difficult') or '0').strip() == '1'
+        objects.append(_Object(name, corners, difficult, lines[box]))
+    size = root.find('size')
+    return _Content(
+        file_name=(root.findtext('filename') or '').strip(),
+        size=None if size is None else tuple(map(int, numbers(size, ('width', 'height')))),
+        objects=objects,
+    )
+
+
+def _read_file(
+    file: Path, images: ImageFolder, one_based: bool, difficult: str, notes: Notes
+) -> ImageAnnotations:
+    content = _parse(file)
+    name = images.find(content.file_name or f'{file.stem}.jpg', str(file))
+    width, height = read_header(images.path(name)).size
+    if content.size not in (None, (0, 0), (width, height)):
+        raise DataError(
+            f'{file}: says {content.size[0]} x {content.size[1]} pixels, but {images.path(name)} '
+            f'has {width} x {height}: the boxes belong to another image or size'
+        )
+    image = ImageAnnotations(name, [], [], None, [], width, height, str(file))
+    shift = 1 if one_based else 0
+    for thing in content.objects:
+        x1, y1, x2, y2 = thing.box
+        if one_based and min(x1, y1) < 1:
+            notes.lost(
+                'boxes begin below pixel 1, as if coordinates were not counted from 1 '
+                '(--zero-based?)',
+                str(file),
+            )
+        if thing.difficult and difficult == 'drop':
+            notes.lost('difficult objects dropped', str(file))
+            continue
+        box = [max(x1 - shift, 0), max(y1 - shift, 0), x2, y2]
+        if box[2] <= box[0] or box[3] <= box[1]:
+            raise DataError(
+                f'{file}:{thing.line}: box of {thing.name!r} is {x1:g}, {y1:g}, {x2:g}, {y2:g} '
+                f'(xmin, ymin, xmax, ymax), which is empty'
+            )
+        image.boxes.append(box)
+        image.labels.append(thing.name)
+        image.crowd.append(thing.difficult and difficult == 'ignore')
+    return image
+
+
+def write_voc(
+    images: Sequence[CocoImage],
+    out_dir: str | os.PathLike,
+    notes: Notes,
+    split: str = 'train',
+    one_based: bool = True,
+) -> None:
+    """Write ``Annotations/*.xml`` and ``ImageSets/Main/<split>.txt``.
+
+    Crowds are marked difficult. Coordinates keep their fractions.
+
+    Args:
+        one_based: as in :func:`read_voc`.
+    """
+    out = Path(out_dir)
+    shift = 1 if one_based else 0
+    stems = output_stems(images)
+    for image, stem in progress(list(zip(images, stems)), 'VOC XML'):
+        root = ElementTree.Element('annotation')
+        for tag, text in (
+            ('folder', os.path.dirname(image.file_name) or 'JPEGImages'),
+            ('filename', os.path.basename(image.file_name)),
+        ):
+            ElementTree.SubElement(root, tag).text = text
+        size = ElementTree.SubElement(root, 'size')
+        for tag, value in (('width', image.width), ('height', image.height), ('depth', 3)):
+            ElementTree.SubElement(size, tag).text = str(value)
+        ElementTree.SubElement(root, 'segmented').text = '0'
+        for thing in image.objects:
+            if thing.segmentation:
+                notes.lost('masks left out (VOC XML has boxes only)', thing.source)
+            x1, y1, x2, y2 = thing.box
+            node = ElementTree.SubElement(root, 'object')
+            for tag, text in (
+                ('name', thing.name),
+                ('pose', 'Unspecified'),
+                ('truncated', '0'),
+                ('difficult', str(int(thing.crowd))),
+            ):
+                ElementTree.SubElement(node, tag).text = text
+            box = ElementTree.SubElement(node, 'bndbox')
+            for tag, value in zip(
+                ('xmin', 'ymin', 'xmax', 'ymax'), (x1 + shift, y1 + shift, x2, y2)
+            ):
+                ElementTree.SubElement(box, tag).text = number(value)
+        ElementTree.indent(root)
+        text = ElementTree.tostring(root, encoding='unicode') + '\n'
+        write_text(out / 'Annotations' / f'{stem}.xml', text)
+    listing = ''.join(f'{stem}\n' for stem in stems)
+    write_text(out / 'ImageSets' / 'Main' / f'{split}.txt', listing)

@@ -1,0 +1,272 @@
+"""YOLO's text files: a row per object, ``class cx cy w h`` or ``class x1 y1 x2 y2 ...`` (polygon).
+
+Numbers are fractions of the image's size, classes indices into the names of ``data.yaml`` or of a
+``classes.txt``. The labels of ``.../images/a/b.jpg`` are in ``.../labels/a/b.txt``; an image
+without such a file, or with an empty one, has no objects.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mmdet_r2.datasets.convert.coco_json import CocoImage, kept_objects, output_stems
+from mmdet_r2.datasets.convert.common import Notes, progress, write_text
+from mmdet_r2.datasets.convert.outlines import single_ring
+from mmdet_r2.datasets.image_annotations import ImageAnnotations
+from mmdet_r2.datasets.image_files import list_images, read_header
+from mmdet_r2.errors import DataError
+
+# Rounding of what lies at the image's edge.
+_TOLERANCE = 0.01
+
+
+def read_data_yaml(path: str | os.PathLike, split: str) -> tuple[list[str], Path, list[str]]:
+    """Class names, image folder, and the split's images relative to it, of a ``data.yaml``.
+
+    ``path`` in the file is relative to the file (or to the working folder, as its original has
+    it); the split is a folder, a list of folders, or a text file with an image per line.
+
+    Raises:
+        DataError: a key is missing, or a folder or image does not exist.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except OSError as error:
+        raise DataError(f'cannot read {path}: {error.strerror or error}') from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, 'problem_mark', None)
+        line = f':{mark.line + 1}' if mark else ''
+        raise DataError(f'{path}{line}: not valid YAML') from None
+    if not isinstance(content, dict) or 'names' not in content:
+        raise DataError(f"{path} has no 'names', the list of classes")
+    if not content.get(split):
+        raise DataError(
+            f'{path} has no split {split!r}; it has '
+            f'{", ".join(key for key in ("train", "val", "test") if content.get(key)) or "none"}'
+        )
+    here = Path(path).parent
+    base = content.get('path')
+    roots = [here / base, Path(base)] if base else [here]
+    root = next((root for root in roots if root.is_dir()), None)
+    if root is None:
+        raise DataError(
+            f'{path}: path: {base} does not exist, neither beside that file nor seen from '
+            f'{os.getcwd()}'
+        )
+    images: list[Path] = []
+    entries = content[split] if isinstance(content[split], list) else [content[split]]
+    for entry in entries:
+        images += _images_of(_existing(root / entry, str(entry), here, str(path), split))
+    common = Path(os.path.commonpath([image.parent for image in images]))
+    return _names(content['names'], str(path)), common, [str(i.relative_to(common)) for i in images]
+
+
+def _existing(target: Path, entry: str, here: Path, path: str, split: str) -> Path:
+    # Exported files often say ../train/images for a folder that lies beside them.
+    for candidate in (target, here / entry.removeprefix('../'), Path(entry)):
+        if candidate.exists():
+            return _plain(candidate)
+    raise DataError(f'{path}: {split}: {entry} does not exist (expected at {target})')
+
+
+def _plain(path: Path) -> Path:
+    """Absolute and without dots, but with its links: labels lie beside the link."""
+    return Path(os.path.abspath(path))
+
+
+def _images_of(target: Path) -> list[Path]:
+    if target.is_dir():
+        return [target / name for name in list_images(target)]
+    images = []
+    for number, line in enumerate(target.read_text(encoding='utf-8').splitlines(), start=1):
+        if name := line.strip():
+            image = target.parent / name  # an absolute name stays what it is
+            if not image.is_file():
+                raise DataError(f'{target}:{number}: image {name} does not exist')
+            images.append(_plain(image))
+    return images
+
+
+def _names(names: Any, path: str) -> list[str]:
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise DataError(f'{path}: names has the keys {sorted(names)}, expected 0, 1, 2, ...')
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise DataError(f'{path}: names is {names!r}, expected a list of classes')
+    return [str(name) for name in names]
+
+
+def label_file(image: str | os.PathLike) -> Path:
+    """Where YOLO expects the labels of an image: the last ``images`` in its path is ``labels``."""
+    parts = list(Path(image).parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == 'images':
+            parts[i] = 'labels'
+            break
+    return Path(*parts).with_suffix('.txt')
+
+
+def read_yolo(
+    image_dir: str | os.PathLike,
+    classes: Sequence[str],
+    notes: Notes,
+    label_dir: str | os.PathLike | None = None,
+    names: Sequence[str] | None = None,
+) -> Iterator[ImageAnnotations]:
+    """The images of a folder with the objects of their label files.
+
+    Args:
+        image_dir: of the images.
+        classes: names of the labels.
+        label_dir: of the label files, which have the images' relative paths; None: as YOLO does.
+        names: only these images, relative to ``image_dir``; None: all.
+    """
+    root = Path(image_dir)
+    names = list_images(root) if names is None else names
+    files = {
+        name: (
+            label_file((root / name).absolute())
+            if label_dir is None
+            else (Path(label_dir) / name).with_suffix('.txt')
+        )
+        for name in names
+    }
+    if not any(file.is_file() for file in files.values()):
+        first = next(iter(files.values()), label_dir)
+        raise DataError(f'no label file for any of {len(names)} images in {root} (e.g. {first})')
+    for name, file in progress(list(files.items()), 'YOLO labels'):
+        with notes.collecting():
+            if not file.is_file():
+                notes.lost('images without a label file, taken as without objects', name)
+            yield _read_file(root / name, name, file, classes)
+    folders = {file.parent for file in files.values()}
+    known = {*files.values(), *(folder / 'classes.txt' for folder in folders)}
+    for folder in sorted(folders):
+        for file in sorted(folder.glob('*.txt')):
+            if file not in known:
+                notes.lost('label files without an image', str(file))
+
+
+def _read_file(path: Path, name: str, file: Path, classes: Sequence[str]) -> ImageAnnotations:
+    width, height = read_header(path).size
+    image = ImageAnnotations(name, [], [], [], width=width, height=height, source=str(file))
+    if not file.is_file():
+        return image
+    try:
+        rows = file.read_text(encoding='utf-8').splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f'{file}: not a text file in UTF-8') from None
+    scale = np.array([width, height], dtype=np.float64)
+    for number, row in enumerate(rows, start=1):
+        if not row.strip():
+            continue
+        label, points = _parse_row(row.split(), classes, f'{file}:{number}')
+        if len(points) == 2:  # centre and size
+            corner = (points[0] - points[1] / 2) * scale
+            image.boxes.append([*corner.tolist(), *(corner + points[1] * scale).tolist()])
+            image.masks.append(None)
+        else:
+            # Annotation tools round to 2 decimals; what pycocotools fills depends on the last digit.
+            polygon = np.round(points * scale, 4)
+            image.boxes.append([*polygon.min(axis=0).tolist(), *polygon.max(axis=0).tolist()])
+            image.masks.append([polygon.reshape(-1).tolist()])
+        image.labels.append(label)
+    return image
+
+
+def _parse_row(cells: list[str], classes: Sequence[str], where: str) -> tuple[str, np.ndarray]:
+    """The class and (n, 2) fractions of a row."""
+    if len(cells) != 5 and (len(cells) < 7 or len(cells) % 2 == 0):
+        hint = '; six are a result with its score' if len(cells) == 6 else ''
+        raise DataError(
+            f'{where}: {len(cells)} numbers, expected class cx cy w h, or class and the x y of at '
+            f'least three points{hint}'
+        )
+    try:
+        values = [float(cell) for cell in cells]
+    except ValueError:
+        bad = next(cell for cell in cells if not _is_number(cell))
+        raise DataError(f'{where}: {bad!r} is not a number') from None
+    if values[0] != int(values[0]) or not 0 <= values[0] < len(classes):
+        hint = ' (YOLO counts classes from 0)' if values[0] == len(classes) else ''
+        raise DataError(f'{where}: class {cells[0]}, expected 0 to {len(classes) - 1}{hint}')
+    points = np.array(values[1:]).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        raise DataError(f'{where}: a coordinate is not finite')
+    if points.min() < -_TOLERANCE or points.max() > 1 + _TOLERANCE:
+        worst = points.max() if points.max() > 1 + _TOLERANCE else points.min()
+        raise DataError(
+            f'{where}: {worst:g} is outside 0..1: numbers must be fractions of the image size, '
+            f'not pixels'
+        )
+    return classes[int(values[0])], points
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+def write_yolo(
+    images: Sequence[CocoImage],
+    classes: Sequence[str],
+    out_dir: str | os.PathLike,
+    notes: Notes,
+    split: str = 'train',
+    polygons: bool | None = None,
+) -> None:
+    """Write ``labels/<split>/*.txt``, and ``data.yaml`` with the classes and this split.
+
+    The images belong into ``images/<split>/``. Crowds are left out, since YOLO has none. An object
+    of several parts or with holes becomes one polygon with cuts of no width.
+
+    Args:
+        polygons: write polygons instead of boxes; None: where every object has a mask. Objects
+            without a mask then get the outline of their box.
+    """
+    out = Path(out_dir)
+    objects = [o for image in images for o in image.objects if not o.crowd]
+    if polygons is None:
+        polygons = bool(objects) and all(o.segmentation for o in objects)
+    index = {name: i for i, name in enumerate(classes)}
+    pairs = list(zip(images, output_stems(images)))
+    for image, stem in progress(pairs, 'YOLO labels'):
+        rows = []
+        scale = np.array([image.width, image.height])
+        for thing in kept_objects(image, notes, 'crowds left out (YOLO has none)'):
+            corners = np.array(thing.box).reshape(2, 2) / scale
+            if not polygons:
+                if thing.segmentation:
+                    notes.lost('masks left out (only boxes are written)', thing.source)
+                points = np.stack([corners.mean(axis=0), corners[1] - corners[0]])
+            elif thing.segmentation is None:
+                notes.lost('objects without mask: the outline of the box written', thing.source)
+                (x1, y1), (x2, y2) = corners
+                points = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
+            else:
+                points = single_ring(thing.segmentation, image.height, image.width) / scale
+            numbers = ' '.join(f'{value:.10g}' for value in points.reshape(-1))
+            rows.append(f'{index[thing.name]} {numbers}\n')
+        write_text(out / 'labels' / split / f'{stem}.txt', ''.join(rows))
+    _write_data_yaml(out / 'data.yaml', classes, split)
+
+
+def _write_data_yaml(path: Path, classes: Sequence[str], split: str) -> None:
+    """Write ``data.yaml``; splits that one of the same classes names already stay in it."""
+    content: dict = dict(path='.')
+    if path.is_file():
+        old = yaml.safe_load(path.read_text(encoding='utf-8'))
+        if not isinstance(old, dict) or _names(old.get('names'), str(path)) != list(classes):
+            raise DataError(f'{path} exists and has other classes: choose another folder')
+        content = old
+    content[split] = f'images/{split}'
+    content['names'] = dict(enumerate(classes))
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

@@ -1,0 +1,145 @@
+"""Image files from outside: their size without decoding them, and where they are."""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
+
+from PIL import Image
+
+from mmdet_r2.errors import DataError
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+
+_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange width and height
+
+
+class ImageHeader(NamedTuple):
+    """Size in pixels as stored, and the EXIF orientation (1: upright) that viewers apply."""
+
+    stored_width: int
+    stored_height: int
+    orientation: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) as shown, and as :class:`LoadImageFromFile` gives the image."""
+        stored = (self.stored_width, self.stored_height)
+        return stored[::-1] if self.orientation >= 5 else stored
+
+
+def read_header(path: str | os.PathLike) -> ImageHeader:
+    """Size and orientation of an image, from the first bytes of its file.
+
+    Raises:
+        DataError: the file is missing or is no image; names it.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            orientation = image.getexif().get(_ORIENTATION, 1)
+    except OSError as error:  # PIL's own is one
+        reason = error.strerror or 'not an image, or corrupt'
+        raise DataError(f'cannot read image {path}: {reason}') from None
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f'cannot read image {path}: {error}') from None
+    if not isinstance(orientation, int) or not 1 <= orientation <= 8:
+        orientation = 1  # what viewers do with nonsense
+    return ImageHeader(width, height, orientation)
+
+
+def list_images(folder: str | os.PathLike) -> list[str]:
+    """Names of all image files below a folder, relative to it, with forward slashes, sorted.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not os.path.isdir(folder):
+        raise DataError(f'image folder {folder} does not exist (seen from {os.getcwd()})')
+    names = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        for name in files:
+            if name.lower().endswith(SUFFIXES) and not name.startswith('.'):
+                names.append(os.path.relpath(os.path.join(parent, name), folder))
+    return sorted(name.replace(os.sep, '/') for name in names)
+
+
+class ImageFolder:
+    """The images of a folder, found by the names that annotation files give them.
+
+    Annotation files name images as ``a.jpg``, ``train/a.jpg``, ``/home/someone/train/a.jpg`` or
+    ``..\\train\\a.jpg``, often without the right suffix. :meth:`find` says which file of the folder
+    is meant.
+
+    Args:
+        folder: of the images; listed once, on first need.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DataError(f'image folder {folder} does not exist (seen from {os.getcwd()})')
+        self._by_name: dict[str, list[str]] | None = None
+        self._by_stem: dict[str, list[str]] = {}
+
+    def find(self, name: str, source: str = '') -> str:
+        """The name relative to the folder of the image that ``source`` calls ``name``.
+
+        By the whole path, then by the file's name, then by its name without suffix.
+
+        Raises:
+            DataError: none, or several, could be meant.
+        """
+        plain = name.replace('\\', '/') if not os.path.exists(self.folder / name) else name
+        absolute = os.path.isabs(plain) or PureWindowsPath(name).is_absolute()
+        if not absolute and (self.folder / plain).is_file():
+            return os.path.normpath(plain).replace(os.sep, '/')
+        if absolute and os.path.exists(plain):
+            inside = os.path.relpath(os.path.realpath(plain), os.path.realpath(self.folder))
+            if not inside.startswith('..'):
+                return inside.replace(os.sep, '/')
+        base = plain.rsplit('/', 1)[-1]
+        self._list()
+        stem = os.path.splitext(base)[0]
+        for found in (self._by_name.get(base, []), self._by_stem.get(stem, [])):
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise DataError(
+                    f'{source}: image {name!r} could be {found[0]} or {found[1]} below '
+                    f'{self.folder}: give the folder that it lies in'
+                )
+        near = difflib.get_close_matches(base, self._by_name, n=1)
+        hint = f'; did you mean {near[0]!r}?' if near else ''
+        kind = 'an absolute path that does not exist here, and no' if absolute else 'no'
+        raise DataError(
+            f'{source}: image {name!r} is not there ({kind} image of that name is among the '
+            f'{sum(map(len, self._by_name.values()))} below {self.folder}){hint}'
+        )
+
+    def path(self, name: str) -> Path:
+        """Where the image of that relative name lies."""
+        return self.folder / name
+
+    def names(self) -> list[str]:
+        """All images, sorted."""
+        self._list()
+        return sorted(name for names in self._by_name.values() for name in names)
+
+    def _list(self) -> None:
+        if self._by_name is not None:
+            return
+        self._by_name = {}
+        for name in list_images(self.folder):
+            base = name.rsplit('/', 1)[-1]
+            self._by_name.setdefault(base, []).append(name)
+            self._by_stem.setdefault(os.path.splitext(base)[0], []).append(name)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """' (did you mean ...?)' with the most similar of ``names``, '' if none is similar."""
+    folded = {other.strip().lower(): other for other in names}
+    match = difflib.get_close_matches(name.strip().lower(), folded, n=1)
+    return f' (did you mean {folded[match[0]]!r}?)' if match else ''

@@ -1,0 +1,68 @@
+"""Convert a COCO JSON file to the files of other tools. Images are not copied.
+
+python tools/dataset_converters/from_coco.py yolo data/train.json data/yolo --split train
+python tools/dataset_converters/from_coco.py labelme data/train.json data/images
+python tools/dataset_converters/from_coco.py voc data/train.json data/VOC --split train
+python tools/dataset_converters/from_coco.py csv data/train.json data/train.csv
+python tools/dataset_converters/from_coco.py masks data/train.json data/masks
+"""
+
+import argparse
+
+from mmdet_r2.datasets import convert
+from mmdet_r2.errors import run_cli
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    formats = parser.add_subparsers(dest='format', required=True, metavar='FORMAT')
+
+    def add(name: str, out: str, summary: str) -> argparse.ArgumentParser:
+        sub = formats.add_parser(name, help=summary, description=summary)
+        sub.add_argument('ann_file', help='COCO JSON file')
+        sub.add_argument('out', help=out)
+        sub.add_argument('--skip-bad', action='store_true', help='leave out broken annotations')
+        return sub
+
+    yolo = add('yolo', 'folder to write labels/ and data.yaml into', 'YOLO txt')
+    yolo.add_argument('--split', default='train', help='folder below labels/, key in data.yaml')
+    shape = yolo.add_mutually_exclusive_group()
+    shape.add_argument('--boxes', action='store_true', help='write boxes')
+    shape.add_argument('--polygons', action='store_true', help='write polygons')
+    labelme = add('labelme', 'folder to write a JSON file per image into', 'LabelMe JSON')
+    labelme.add_argument('--images', metavar='DIR', help='folder of the images (default: OUT)')
+    voc = add('voc', 'folder to write Annotations/ and ImageSets/ into', 'Pascal VOC XML')
+    voc.add_argument('--split', default='train', help='file of ImageSets/Main')
+    voc.add_argument('--zero-based', action='store_true', help='continuous coordinates from 0')
+    add('csv', 'file to write', 'CSV with a row per box')
+    masks = add('masks', 'folder to write a PNG per image into', '16-bit instance masks')
+    masks.add_argument('--divisor', type=int, default=256, help='value = class * divisor + number')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Read, write, say what was lost."""
+    args = parse_args()
+    notes = convert.Notes(skip_bad=args.skip_bad)
+    classes, images = convert.read_coco(args.ann_file, notes)
+    if args.format == 'yolo':
+        polygons = True if args.polygons else False if args.boxes else None
+        convert.write_yolo(images, classes, args.out, notes, args.split, polygons)
+    elif args.format == 'labelme':
+        convert.write_labelme(images, args.out, notes, args.images)
+    elif args.format == 'voc':
+        convert.write_voc(images, args.out, notes, args.split, not args.zero_based)
+    elif args.format == 'csv':
+        convert.write_csv(images, args.out, notes)
+    else:
+        convert.write_masks(images, classes, args.out, notes, args.divisor)
+    for line in notes.lines():
+        print(f'note: {line}')
+    print(f'{args.out}: {len(images)} images, {sum(len(i.objects) for i in images)} objects')
+
+
+if __name__ == '__main__':
+    run_cli(main)
