@@ -167,11 +167,12 @@ TAKEN_BY_PARENT = {
     'role:scheduler': 'convert_to_iter_based',
 }
 
+_RESIZE = 'keep_ratio max_size clip_object_border backend interpolation rule exact_factor'
 #: Keys that a class hands to another one through ``**kwargs``.
 PASSED_ON = {
     'EMAHook': 'momentum gamma interval device update_buffers',
-    'RandomResize': 'keep_ratio max_size clip_object_border backend interpolation',
-    'RandomChoiceResize': 'keep_ratio max_size clip_object_border backend interpolation',
+    'RandomResize': _RESIZE,
+    'RandomChoiceResize': _RESIZE,
     'MMDistributedDataParallel': (
         'device_ids output_device dim broadcast_buffers process_group bucket_cap_mb '
         'find_unused_parameters check_reduction gradient_as_bucket_view static_graph'
@@ -188,7 +189,9 @@ UNUSED: dict[str, dict[str, tuple]] = {
 
 _OPEN = None
 _DATALOADER = 'dataset sampler batch_sampler num_batch_per_epoch disable_subprocess_warning'
-_RPN_PROPOSAL = 'nms_pre max_per_img nms min_bbox_size nms_across_levels'
+_RPN_PROPOSAL = (
+    'nms_pre nms_post max_per_img max_per_batch nms min_bbox_size nms_across_levels offset'
+)
 #: Keys of dictionaries without ``type``: the name they have in their parent -> keys.
 #: ``parent.name`` goes before ``name``. None: any key. A trailing ``~``: keys are free, except that
 #: near-misses of those listed are taken for typing errors.
@@ -196,7 +199,7 @@ PLAIN: dict[str, str | None] = {
     'train_dataloader': _DATALOADER,
     'val_dataloader': _DATALOADER,
     'test_dataloader': _DATALOADER,
-    'auto_scale_lr': 'enable base_batch_size',
+    'auto_scale_lr': 'enable base_batch_size schedule',
     'env_cfg': 'cudnn_benchmark mp_cfg dist_cfg resource_limit channels_last',
     'mp_cfg': 'mp_start_method opencv_num_threads',
     'dist_cfg': 'backend timeout init_backend init_method port device_id',
@@ -206,11 +209,14 @@ PLAIN: dict[str, str | None] = {
     'visualization early_stopping num_class_check invalid_loss unreadable_images progress ~',
     'train_cfg': 'rpn rpn_proposal rcnn',
     'test_cfg': 'rpn rcnn panoptic',
-    'train_cfg.rpn': 'assigner sampler allowed_border samples_per_img',
+    'train_cfg.rpn': 'assigner sampler allowed_border match_border samples_per_img',
     'train_cfg.rpn_proposal': _RPN_PROPOSAL,
-    'train_cfg.rcnn': 'assigner sampler mask_size',
+    'train_cfg.rcnn': 'assigner sampler mask_size mask_target',
     'test_cfg.rpn': _RPN_PROPOSAL,
-    'test_cfg.rcnn': 'score_thr nms max_per_img mask_thr_binary nms_after_rescale drop_empty',
+    'test_cfg.rcnn': (
+        'score_thr nms max_per_img keep_ties mask_thr_binary mask_paste nms_after_rescale '
+        'drop_empty offset'
+    ),
     'test_cfg.panoptic': 'mask_overlap stuff_area_limit score_thr',
     'tta_cfg': 'nms max_per_img',
     'paramwise_cfg': (

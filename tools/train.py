@@ -1,5 +1,5 @@
 """Train a detector: python tools/train.py CONFIG [--work-dir DIR] [--resume [CKPT]] [--amp]
-[--auto-scale-lr] ..."""
+[--auto-scale-lr | --auto-scale-schedule] ..."""
 
 import argparse
 import os
@@ -28,6 +28,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size'
+    )
+    parser.add_argument(
+        '--auto-scale-schedule',
+        action='store_true',
+        help='scale the learning rate, and iterations and warm-up so that as many images are seen',
     )
     parser.add_argument(
         '--cfg-options',
@@ -59,6 +64,7 @@ def main() -> None:
             resume=args.resume,
             amp=args.amp,
             auto_scale_lr=args.auto_scale_lr,
+            auto_scale_schedule=args.auto_scale_schedule,
             launcher=args.launcher,
             overrides=args.cfg_options,
         )

@@ -17,6 +17,7 @@ def train(
     resume: 'bool | str | Path' = False,
     amp: bool = False,
     auto_scale_lr: bool = False,
+    auto_scale_schedule: bool = False,
     launcher: str = 'none',
     overrides: dict[str, Any] | None = None,
 ) -> Runner:
@@ -31,6 +32,8 @@ def train(
         amp: compute in bfloat16, or float16 on GPUs without it.
         auto_scale_lr: scale the learning rate with the batch, from
             ``auto_scale_lr.base_batch_size``.
+        auto_scale_schedule: scale the learning rate, and the number of steps so that as many images
+            are seen: iterations, milestones, warm-up, validation and checkpoint intervals.
         launcher: 'pytorch' (torchrun), 'slurm', 'mpi', or 'none' for one process.
         overrides: dotted config keys and their values, as on the command line.
 
@@ -45,6 +48,7 @@ def train(
             resume=resume,
             amp=amp,
             auto_scale_lr=auto_scale_lr,
+            auto_scale_schedule=auto_scale_schedule,
             launcher=launcher,
             overrides=overrides,
         )
@@ -60,6 +64,7 @@ def training_config(
     resume: 'bool | str | Path' = False,
     amp: bool = False,
     auto_scale_lr: bool = False,
+    auto_scale_schedule: bool = False,
     launcher: str = 'none',
     overrides: dict[str, Any] | None = None,
 ) -> Config:
@@ -73,13 +78,16 @@ def training_config(
     config.launcher = launcher
     if amp:
         _use_amp(config)
-    if auto_scale_lr:
+    if auto_scale_lr or auto_scale_schedule:
         if (config.get('auto_scale_lr') or {}).get('base_batch_size') is None:
+            flag = '--auto-scale-schedule' if auto_scale_schedule else '--auto-scale-lr'
             raise ConfigError(
-                '--auto-scale-lr: the config has no auto_scale_lr.base_batch_size, the batch size '
+                f'{flag}: the config has no auto_scale_lr.base_batch_size, the batch size '
                 'that its learning rate was chosen for.'
             )
         config.auto_scale_lr.enable = True
+        if auto_scale_schedule:
+            config.auto_scale_lr.schedule = True
     if isinstance(resume, (str, Path)):
         if '://' not in str(resume) and not Path(resume).is_file():
             raise CheckpointError(f'--resume {resume}: no such file.')

@@ -5,6 +5,7 @@ from .checkpoint import CheckpointHook, latest_checkpoint
 from .hooks import NumClassCheckHook, ProgressHook, UnreadableImagesHook, check_num_classes
 from .invalid_loss import InvalidLossError, InvalidLossHook
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop
+from .optimizer import GroupedOptimWrapperConstructor
 from .precise_bn import PreciseBNHook, bn_layers, recompute_statistics
 from .runner import Runner, build_runner, shut_down
 
@@ -12,6 +13,7 @@ __all__ = [
     'AmpOptimWrapper',
     'CheckpointHook',
     'EpochBasedTrainLoop',
+    'GroupedOptimWrapperConstructor',
     'InvalidLossError',
     'InvalidLossHook',
     'IterBasedTrainLoop',

@@ -36,6 +36,7 @@ from ..zoo import load_checkpoint as zoo_load_checkpoint
 from ..zoo import read_checkpoint
 from .checkpoint import latest_checkpoint, write_atomically
 from .data_order import build_train_dataloader
+from .schedule import stretch_checkpoints, stretch_loop, stretch_schedulers
 from .state import (
     RngState,
     gather_rng_states,
@@ -236,6 +237,45 @@ class Runner(_Runner):
                 group['lr'] = group['lr'] * batch / base
             if wrapper.base_param_settings is not None:
                 wrapper.base_param_settings['lr'] *= batch / base
+
+    def register_hooks(
+        self,
+        default_hooks: dict[str, Any] | None = None,
+        custom_hooks: list[Any] | None = None,
+    ) -> None:
+        """Register the hooks of the config, those that count steps in those of the stretched
+        schedule."""
+        if self._train_loop is not None and (self.auto_scale_lr or {}).get('enable', False):
+            default_hooks = self._stretch_schedule(default_hooks)
+        super().register_hooks(default_hooks, custom_hooks)
+
+    def _stretch_schedule(self, default_hooks: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Where ``auto_scale_lr.schedule`` asks for it, as many images as with the batch that the
+        schedule was made for; returns the hooks with their intervals adapted.
+
+        Raises:
+            ConfigError: ``auto_scale_lr.base_batch_size`` is missing.
+        """
+        options, loop = self.auto_scale_lr, self._train_loop
+        if not options.get('schedule', False) or isinstance(loop, BaseLoop):
+            return default_hooks
+        if options.get('base_batch_size') is None:
+            raise ConfigError(
+                'auto_scale_lr.base_batch_size: missing; it is the batch size that the schedule '
+                'was chosen for.'
+            )
+        # Accumulated batches are steps of the loop, each with its own images.
+        batch = self._train_dataloader['batch_size'] * self.world_size
+        factor = options['base_batch_size'] / batch
+        self._train_loop = stretch_loop(loop, factor)
+        self.param_schedulers = stretch_schedulers(self.param_schedulers, factor)
+        before, after = loop.get('max_iters'), self._train_loop.get('max_iters')
+        change = f'{before} -> {after} iterations' if after else 'as many epochs, warm-up adapted'
+        self.logger.info(f'schedule: {change} (batch {options["base_batch_size"]} -> {batch})')
+        hooks = dict(default_hooks or {})
+        if 'checkpoint' in hooks:
+            hooks['checkpoint'] = stretch_checkpoints(hooks['checkpoint'], factor)
+        return hooks
 
     def dump_config(self) -> None:
         """Write the config to the work folder, without the variables that were only used while its
