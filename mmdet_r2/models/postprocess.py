@@ -5,10 +5,11 @@ Shape legend: B images, R RoIs of the batch, K classes, N detections of an image
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,15 +19,24 @@ from torch import Tensor
 from mmdet_r2 import ops
 from mmdet_r2.models.targets import img_shapes
 from mmdet_r2.structures import DetDataSample
-from mmdet_r2.structures.boxes import box_limits, clip_boxes
+from mmdet_r2.structures.boxes import box_limits, check_offset, clip_boxes, move_ends
 from mmdet_r2.structures.masks import encode_rle, paste_masks
+from mmdet_r2.structures.pixel_masks import paste_pixel_masks
 
 if TYPE_CHECKING:
     from mmdet_r2.models.roi.box_head import BoxOutput, ConvFCBBoxHead
 
 _NMS_KEYS = {
-    'nms': {'iou_threshold', 'class_agnostic'},
-    'soft_nms': {'iou_threshold', 'class_agnostic', 'sigma', 'min_score', 'method'},
+    'nms': {'iou_threshold', 'class_agnostic', 'offset'},
+    'soft_nms': {'iou_threshold', 'class_agnostic', 'offset', 'sigma', 'min_score', 'method'},
+}
+
+# How masks get into the image: (N, M, M), (N, 4), (height, width), threshold -> (N, H, W).
+PasteRule = Callable[[Tensor, Tensor, tuple[int, int], float], Tensor]
+MASK_PASTES: dict[str, PasteRule] = {
+    'aligned': paste_masks,
+    'padded': partial(paste_pixel_masks, padding=1),  # maskrcnn-benchmark
+    'truncated': paste_pixel_masks,  # mmdetection 1.x
 }
 
 # A byte each: what masks may take on their way to run lengths.
@@ -69,19 +79,25 @@ class DetectionSelector:
     Attributes:
         score_thr: detections must score more than this.
         nms: ``dict(type='nms', iou_threshold=0.5)`` or ``dict(type='soft_nms', ...)``;
-            ``class_agnostic=True`` lets classes suppress each other.
+            ``class_agnostic=True`` lets classes suppress each other; ``offset`` is the one below
+            unless given.
         max_per_img: detections kept per image; negative: all.
-        nms_after_rescale: suppress in original-image pixels, as mmdetection does in box-only
-            models; False, and always where there are masks: in those of the network input.
+        keep_ties: also those that score the same as the last one kept, as in maskrcnn-benchmark.
+        nms_after_rescale: suppress in original-image pixels, as mmdetection 3.x does in box-only
+            models, and 1.x in all ('always'); False, and True where there are masks: in those of
+            the network input.
         drop_empty: leave out detections without area in the original image, as detectron2 does;
             only where suppression comes first.
+        offset: 1 where the model's boxes are pixel boxes (see ``structures.boxes``).
     """
 
     score_thr: float = 0.05
     nms: dict | None = None
     max_per_img: int = 100
-    nms_after_rescale: bool = True
+    keep_ties: bool = False
+    nms_after_rescale: bool | str = True
     drop_empty: bool = False
+    offset: int = 0
 
     def __post_init__(self) -> None:
         nms = dict(self.nms or dict(type='nms', iou_threshold=0.5))
@@ -92,7 +108,12 @@ class DetectionSelector:
                 f'test_cfg.rcnn.nms={self.nms}: expected type nms or soft_nms, with the keys '
                 f'{sorted(_NMS_KEYS.get(self.kind, _NMS_KEYS["soft_nms"]))}'
             )
-        self.options = nms
+        self.options = {'offset': check_offset('test_cfg.rcnn', self.offset), **nms}
+        if self.nms_after_rescale not in (True, False, 'always'):
+            raise ValueError(
+                f'test_cfg.rcnn.nms_after_rescale={self.nms_after_rescale!r}: expected True, False '
+                "or 'always'"
+            )
         if self.drop_empty and self.nms_after_rescale:
             raise ValueError(
                 'test_cfg.rcnn.drop_empty=True needs nms_after_rescale=False: it drops what is '
@@ -101,7 +122,7 @@ class DetectionSelector:
 
     def suppresses_rescaled(self, with_mask: bool) -> bool:
         """Whether suppression sees original-image pixels."""
-        return self.nms_after_rescale and not with_mask
+        return self.nms_after_rescale == 'always' or (self.nms_after_rescale and not with_mask)
 
     def select(
         self,
@@ -134,23 +155,32 @@ class DetectionSelector:
         keep, score = self.suppress(boxes, score, label, image, head.num_classes)
         boxes, label, image = boxes[keep], label[keep], image[keep]
 
-        limit = self.max_per_img if self.max_per_img >= 0 else len(boxes)
         detections = []
         for i in range(len(samples)):  # ragged: each image has its own number
-            own = (image == i).nonzero()[:limit, 0]
+            own = (image == i).nonzero()[:, 0]
+            own = own[: self._limit(score[own])]
             detections.append(Detections(boxes[own], score[own], label[own]))
         return detections
+
+    def _limit(self, scores: Tensor) -> int:
+        """How many of an image's detections of descending scores (n,) are kept."""
+        limit = self.max_per_img
+        if not 0 <= limit < len(scores):
+            return len(scores)
+        if self.keep_ties and limit > 0:
+            return int((scores >= scores[limit - 1]).sum())
+        return limit
 
     def suppress(
         self, boxes: Tensor, scores: Tensor, labels: Tensor, image: Tensor, num_classes: int
     ) -> tuple[Tensor, Tensor]:
         """Indices kept (k,), by descending score, and their scores (k,), which soft-NMS lowers."""
         group = image if self.options.get('class_agnostic', False) else image * num_classes + labels
-        threshold = self.options.get('iou_threshold', 0.5)
+        threshold, offset = self.options.get('iou_threshold', 0.5), self.options['offset']
         if self.kind == 'nms':
-            keep = ops.batched_nms(boxes, scores, group, threshold)
+            keep = ops.batched_nms(boxes, scores, group, threshold, offset)
             return keep, scores[keep]
-        shift = group.to(boxes) * (boxes.max() + 1) if len(boxes) else group.to(boxes)
+        shift = group.to(boxes) * (boxes.max() + 1 + offset) if len(boxes) else group.to(boxes)
         scores, keep = ops.soft_nms(
             boxes + shift[:, None],
             scores,
@@ -158,6 +188,7 @@ class DetectionSelector:
             self.options.get('sigma', 0.5),
             self.options.get('min_score', 1e-3),
             self.options.get('method', 'linear'),
+            offset,
         )
         return keep, scores
 
@@ -181,8 +212,22 @@ def to_original(
     return done
 
 
+def to_network(boxes: list[Tensor], samples: list[DetDataSample]) -> list[Tensor]:
+    """Boxes B x (N, 4) from original-image to network-input pixels."""
+    scales = _scale_rows(samples, boxes[0], inverse=False) if boxes else []
+    return [own * scale for own, scale in zip(boxes, scales, strict=True)]
+
+
+def to_results(detections: list[Detections], offset: int) -> list[Detections]:
+    """Detections of a model whose boxes have ``offset``, with boxes of width x2 - x1."""
+    return [replace(found, boxes=move_ends(found.boxes, offset)) for found in detections]
+
+
 def paste(
-    detections: list[Detections], shapes: list[tuple[int, int]], threshold: float
+    detections: list[Detections],
+    shapes: list[tuple[int, int]],
+    threshold: float,
+    rule: str = 'aligned',
 ) -> list[Detections]:
     """Detections whose ``masks`` are pasted from the boxes into images of ``shapes`` (height,
     width): bool, or run lengths within :func:`encoded_masks`.
@@ -191,8 +236,11 @@ def paste(
         detections: with ``masks`` (N, M, M), the probabilities inside each box.
         threshold: probability from which a pixel is inside; negative: masks are uint8 probabilities
             x 255.
+        rule: a key of :data:`MASK_PASTES`.
     """
-    paste_all = _paste_encoded if _ENCODED.get() and threshold >= 0 else paste_masks
+    paste_all = MASK_PASTES[rule]
+    if _ENCODED.get() and threshold >= 0:
+        paste_all = partial(_paste_encoded, MASK_PASTES[rule])
     return [
         replace(found, masks=paste_all(found.masks, found.boxes, tuple(shape[:2]), threshold))
         for found, shape in zip(detections, shapes, strict=True)
@@ -213,14 +261,14 @@ def encoded_masks() -> Iterator[None]:
 
 
 def _paste_encoded(
-    probs: Tensor, boxes: Tensor, shape: tuple[int, int], threshold: float
+    rule: PasteRule, probs: Tensor, boxes: Tensor, shape: tuple[int, int], threshold: float
 ) -> list[dict]:
-    """:func:`paste_masks` as N x dict(size=[H, W], counts=bytes)."""
+    """What ``rule`` pastes, as N x dict(size=[H, W], counts=bytes)."""
     group = max(1, _PASTED_PIXELS // max(1, shape[0] * shape[1]))
     return [
         rle
         for part, own in zip(probs.split(group), boxes.split(group), strict=True)
-        for rle in encode_rle(paste_masks(part, own, shape, threshold))
+        for rle in encode_rle(rule(part, own, shape, threshold))
     ]
 
 

@@ -23,6 +23,7 @@ from mmdet_r2.models.detectors import PanopticFPN
 from mmdet_r2.models.postprocess import Detections, DetectionSelector, paste
 from mmdet_r2.registry import MODELS
 from mmdet_r2.structures import DetDataSample
+from mmdet_r2.structures.boxes import move_ends
 
 # direction -> which of x (0) and y (1) run backwards
 _MIRRORED = {None: (), 'horizontal': (0,), 'vertical': (1,), 'diagonal': (0, 1)}
@@ -142,20 +143,25 @@ class DetTTAModel(BaseTTAModel):
     def _add_masks(self, merged: list[DetDataSample], views: list[dict]) -> None:
         """Put ``masks`` (N, H, W), of the original size, to the merged boxes."""
         found = [sample.pred_instances for sample in merged]
+        head = self.module.roi_head
+        offset = head.offset
         sums: list[Tensor] = [f.scores.new_zeros(len(f), 1, 1) for f in found]
         for view in views if any(map(len, found)) else ():
             inputs, samples = self._prepared(view)
-            boxes = [_to_view(f.bboxes, sample) for f, sample in zip(found, samples, strict=True)]
+            boxes = [
+                _to_view(f.bboxes, sample, offset) for f, sample in zip(found, samples, strict=True)
+            ]
             with self._precision():
                 probs = self.module.segment(inputs, boxes, [f.labels for f in found])
             sums = [
                 total + flip_masks(prob, flip_direction(sample))
                 for total, prob, sample in zip(sums, probs, samples, strict=True)
             ]
-        threshold = self.module.roi_head.mask_threshold
         for f, total, sample in zip(found, sums, merged, strict=True):
-            averaged = Detections(f.bboxes, f.scores, f.labels, total / len(views))
-            f.masks = paste([averaged], [sample.ori_shape], threshold)[0].masks
+            boxes = move_ends(f.bboxes, -offset)
+            averaged = Detections(boxes, f.scores, f.labels, total / len(views))
+            (pasted,) = paste([averaged], [sample.ori_shape], head.mask_threshold, head.mask_paste)
+            f.masks = pasted.masks
 
     def _add_maps(self, merged: list[DetDataSample], views: list[dict]) -> None:
         """Put the panoptic map of the merged instances and of all views' classes of the pixels."""
@@ -214,13 +220,15 @@ def flip_masks(masks: Tensor, direction: str | None) -> Tensor:
     return masks.flip(axes) if axes else masks
 
 
-def _to_view(boxes: Tensor, sample: DetDataSample) -> Tensor:
-    """Boxes (n, 4) from original-image pixels to those of the sample's network input.
+def _to_view(boxes: Tensor, sample: DetDataSample, offset: int) -> Tensor:
+    """Boxes (n, 4) from original-image pixels to those of the sample's network input, and to the
+    kind that a model with ``offset`` knows.
 
     Mirrored first: after padding, the resized image's own width is not known any more.
     """
     flipped = flip_boxes(boxes, sample.ori_shape, flip_direction(sample))
-    return flipped * flipped.new_tensor([*sample.metainfo.get('scale_factor', (1, 1))] * 2)
+    scale = flipped.new_tensor([*sample.metainfo.get('scale_factor', (1, 1))] * 2)
+    return move_ends(flipped, -offset) * scale
 
 
 def _check(sample: DetDataSample) -> None:

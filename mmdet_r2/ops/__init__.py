@@ -74,7 +74,13 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
 
 
 def soft_nms(
-    boxes: Tensor, scores: Tensor, iou_threshold: float, sigma: float, min_score: float, method: str
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: str,
+    offset: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Soft-NMS (https://arxiv.org/abs/1704.04503): decayed scores (k,) and indices (k,), by
     descending score.
@@ -88,7 +94,7 @@ def soft_nms(
     from mmcv.ops import soft_nms as mmcv_soft_nms
 
     dets, keep = mmcv_soft_nms(
-        boxes.float(), scores.float(), iou_threshold, sigma, min_score, method
+        boxes.float(), scores.float(), iou_threshold, sigma, min_score, method, offset
     )
     return dets[:, 4].to(scores), keep.to(boxes.device)
 
@@ -109,7 +115,7 @@ def batched_nms(
     boxes = boxes.float()
     if boxes.device.type == 'cpu' and boxes.shape[0] > _SPLIT:
         return _grouped_nms(boxes, scores, groups, iou_threshold, offset)
-    shift = groups.to(boxes) * (boxes.max() + 1)
+    shift = groups.to(boxes) * (boxes.max() + 1 + offset)
     return nms(boxes + shift[:, None], scores, iou_threshold, offset)
 
 
@@ -133,6 +139,7 @@ def roi_align(
     sampling_ratio: int = 0,
     aligned: bool = True,
     average: int = 1,
+    end_offset: int = 0,
 ) -> Tensor:
     """RoIAlign (https://arxiv.org/abs/1703.06870): (B, C, H, W), (R, 5) -> (R, C, h, w), in the
     feature's dtype.
@@ -141,15 +148,24 @@ def roi_align(
         rois: rows of image index, x1, y1, x2, y2 in input pixels.
         spatial_scale: feature cells per input pixel.
         sampling_ratio: samples per bin and axis; 0 takes ceil(roi size / output size).
-        aligned: shift by half a cell (the correct grid); False is the legacy grid with RoIs of at
-            least one cell.
+        aligned: shift by half a cell (the correct grid); False is the legacy grid, on which RoIs
+            have at least one cell.
         average: give the mean of each ``average`` x ``average`` block of the result, which has
             output_size / average cells then; on the CPU the full result is never made.
+        end_offset: 1, with ``aligned=False``, is the legacy grid of mmdetection 1.x: RoIs end one
+            input pixel later, and may be smaller than a cell.
     """
     dtype = feature.dtype
     if feature.device.type == 'cpu' or dtype == torch.bfloat16:
         feature = feature.float()  # neither mmcv nor torchvision has a bfloat16 kernel
     rois = rois.to(feature)
+    if end_offset:
+        if aligned:
+            raise ValueError('roi_align: end_offset is for the legacy grid, aligned=False')
+        # The aligned operator, which has no least size, on RoIs moved against its shift.
+        half = 0.5 / spatial_scale
+        rois = rois + rois.new_tensor([0, half, half, half + end_offset, half + end_offset])
+        aligned = True
     if feature.device.type == 'cpu':
         pooled = roi_align_cpu(
             feature, rois, output_size, spatial_scale, sampling_ratio, aligned, average

@@ -17,6 +17,7 @@ from mmdet_r2.models.rpn import Proposals, ProposalSelector
 from mmdet_r2.models.targets import Targets, img_shapes
 from mmdet_r2.registry import MODELS
 from mmdet_r2.structures import DetDataSample
+from mmdet_r2.structures.boxes import move_ends
 
 
 @MODELS.register_module(
@@ -136,8 +137,13 @@ class TwoStageDetector(BaseModel):
             results = [d.to_instances() for d in found]
         else:
             boxes = rescale_boxes(proposals.boxes, data_samples) if rescale else proposals.boxes
+            offset = self.rpn_head.test_selector.offset
             results = [
-                InstanceData(bboxes=b, scores=s, labels=torch.zeros_like(s, dtype=torch.long))
+                InstanceData(
+                    bboxes=move_ends(b, offset),
+                    scores=s,
+                    labels=torch.zeros_like(s, dtype=torch.long),
+                )
                 for b, s in zip(boxes, proposals.scores, strict=True)
             ]
         for sample, result in zip(data_samples, results, strict=True):
@@ -159,7 +165,7 @@ class TwoStageDetector(BaseModel):
 
         Args:
             inputs: (B, 3, H, W) as in :meth:`forward`.
-            boxes: B x (N, 4) xyxy in network-input pixels.
+            boxes: B x (N, 4) xyxy in network-input pixels, with the RoI head's ``offset``.
             labels: B x (N,) int64.
         """
         return self._roi_head().segment(self.extract_feat(inputs), boxes, labels)

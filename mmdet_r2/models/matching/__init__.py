@@ -3,13 +3,14 @@ heads alike.
 """
 
 from .assigner import BACKGROUND, IGNORED, Match, MaxIoUAssigner
-from .coder import DeltaXYWHBBoxCoder
+from .coder import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder
 from .samplers import OHEMSampler, PseudoSampler, RandomSampler, Sample
 
 __all__ = [
     'BACKGROUND',
     'IGNORED',
     'DeltaXYWHBBoxCoder',
+    'LegacyDeltaXYWHBBoxCoder',
     'Match',
     'MaxIoUAssigner',
     'OHEMSampler',

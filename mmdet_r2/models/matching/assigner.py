@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmdet_r2.registry import TASK_UTILS
-from mmdet_r2.structures.boxes import box_iof, box_iou
+from mmdet_r2.structures.boxes import box_iof, box_iou, check_offset
 
 BACKGROUND, IGNORED = -1, -2
 
@@ -25,6 +25,10 @@ class Match:
 
     gt_index: Tensor
     iou: Tensor
+
+    def without(self, excluded: Tensor) -> 'Match':
+        """The same, but the boxes ``excluded`` (P,) bool are ignored, whosever they were."""
+        return Match(self.gt_index.masked_fill(excluded, IGNORED), self.iou)
 
     def with_gt(self, num_gt: int) -> 'Match':
         """The match of the candidate list that has the ``num_gt`` objects themselves in front, each
@@ -52,6 +56,7 @@ class MaxIoUAssigner:
         ignore_iof_thr: boxes that lie in an ignore region by more than this share are ignored;
             negative: never.
         ignore_wrt_candidates: the share is of the box's own area rather than of the region's.
+        offset: 1 for pixel boxes (see ``structures.boxes``).
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class MaxIoUAssigner:
         gpu_assign_thr: float = -1,  # accepted, unused: blocks bound the memory instead
         iou_calculator: dict | None = None,
         low_quality_target: str = 'claimant',
+        offset: int = 0,
     ) -> None:
         if low_quality_target not in ('claimant', 'nearest'):
             raise ValueError(
@@ -86,6 +92,7 @@ class MaxIoUAssigner:
         self.ignore_iof_thr = ignore_iof_thr
         self.ignore_wrt_candidates = ignore_wrt_candidates
         self.match_low_quality = match_low_quality
+        self.offset = check_offset('assigner', offset)
 
     @torch.no_grad()
     def assign(
@@ -158,12 +165,12 @@ class MaxIoUAssigner:
         self, boxes: Tensor, gt_boxes: Tensor, ignored: Tensor | None, valid: Tensor | None
     ) -> Tensor:
         """IoU (G, p), with -1 in the columns of boxes that take no part."""
-        iou = box_iou(gt_boxes, boxes)
+        iou = box_iou(gt_boxes, boxes, offset=self.offset)
         if self.ignore_iof_thr > 0 and ignored is not None and ignored.numel():
             if self.ignore_wrt_candidates:
-                share = box_iof(boxes, ignored).amax(1)
+                share = box_iof(boxes, ignored, offset=self.offset).amax(1)
             else:
-                share = box_iof(ignored, boxes).amax(0)
+                share = box_iof(ignored, boxes, offset=self.offset).amax(0)
             iou = iou.masked_fill((share > self.ignore_iof_thr)[None], -1)
         if valid is not None:
             iou = iou.masked_fill(~valid[None], -1)

@@ -39,7 +39,10 @@ class RandomSampler:
 
     Args:
         neg_pos_ub: at most this many negatives per positive; negative: no bound.
-        add_gt_as_proposals: the objects themselves join the candidates, in front (RoI heads).
+        add_gt_as_proposals: the objects' own boxes join the candidates (RoI heads).
+        gt_position: 'front': ahead of the others, each its own object's; 'end': behind them, and
+            assigned like them (of objects with equal boxes the first gets all), as in
+            maskrcnn-benchmark and detectron2.
     """
 
     needs_loss = False
@@ -50,7 +53,11 @@ class RandomSampler:
         pos_fraction: float,
         neg_pos_ub: float = -1,
         add_gt_as_proposals: bool = True,
+        gt_position: str = 'front',
     ) -> None:
+        if gt_position not in ('front', 'end'):
+            raise ValueError(f'sampler.gt_position={gt_position!r}: expected front or end')
+        self.gt_in_front = gt_position == 'front'
         self.num = num
         self.pos_fraction = pos_fraction
         self.neg_pos_ub = neg_pos_ub
@@ -91,8 +98,9 @@ class OHEMSampler(RandomSampler):
         neg_pos_ub: float = -1,
         add_gt_as_proposals: bool = True,
         loss_key: str = 'loss_cls',
+        gt_position: str = 'front',
     ) -> None:
-        super().__init__(num, pos_fraction, neg_pos_ub, add_gt_as_proposals)
+        super().__init__(num, pos_fraction, neg_pos_ub, add_gt_as_proposals, gt_position)
         if loss_key != 'loss_cls':
             raise ValueError(f'OHEMSampler loss_key={loss_key!r}: only loss_cls is known')
 
@@ -109,6 +117,7 @@ class PseudoSampler:
 
     needs_loss = False
     add_gt_as_proposals = False
+    gt_in_front = True
 
     def sample(self, match: Match, loss: Tensor | None = None) -> Sample:
         """All of one image's candidates that are not ignored."""

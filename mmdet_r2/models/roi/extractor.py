@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmdet_r2 import ops
 from mmdet_r2.registry import MODELS
+from mmdet_r2.structures.boxes import box_area, check_offset
 
 
 @MODELS.register_module()
@@ -16,11 +17,14 @@ class SingleRoIExtractor(BaseModule):
     """RoIAlign on one level per RoI.
 
     Args:
-        roi_layer: ``dict(type='RoIAlign', output_size=7, sampling_ratio=0, aligned=True)``.
+        roi_layer: ``dict(type='RoIAlign', output_size=7, sampling_ratio=0, aligned=True)``;
+            ``aligned=False`` is the grid of the older lineages: maskrcnn-benchmark's, and with
+            ``end_offset=1`` that of mmdetection 1.x (see :func:`mmdet_r2.ops.roi_align`).
         out_channels: channels of the pyramid.
         featmap_strides: input pixels per cell, finest level first.
         finest_scale: RoIs of this scale (sqrt of area) or less go to the finest level; each
             doubling one level up.
+        offset: 1 for pixel boxes (see ``structures.boxes``), which changes their area.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class SingleRoIExtractor(BaseModule):
         featmap_strides: list[int],
         finest_scale: int = 56,
         init_cfg: dict | None = None,
+        offset: int = 0,
     ) -> None:
         super().__init__(init_cfg)
         layer = dict(roi_layer)
@@ -40,15 +45,20 @@ class SingleRoIExtractor(BaseModule):
         self.output_size = (size, size) if isinstance(size, int) else tuple(size)
         self.sampling_ratio = layer.pop('sampling_ratio', 0)
         self.aligned = layer.pop('aligned', True)
+        self.end_offset = layer.pop('end_offset', 0)
+        if self.end_offset and self.aligned:
+            raise ValueError(f'roi_layer={roi_layer}: end_offset needs aligned=False')
         pool_mode = layer.pop('pool_mode', 'avg')
         layer.pop('use_torchvision', None)  # `ops` chooses the implementation
         if layer or pool_mode != 'avg':
             raise ValueError(
-                f'roi_layer={roi_layer}: RoIAlign takes output_size, sampling_ratio, aligned'
+                f'roi_layer={roi_layer}: RoIAlign takes output_size, sampling_ratio, aligned, '
+                'end_offset'
             )
         self.out_channels = out_channels
         self.featmap_strides = list(featmap_strides)
         self.finest_scale = finest_scale
+        self.offset = check_offset('roi_extractor', offset)
 
     @property
     def num_inputs(self) -> int:
@@ -57,7 +67,7 @@ class SingleRoIExtractor(BaseModule):
 
     def map_levels(self, rois: Tensor) -> Tensor:
         """Level of each RoI: (R, 5) -> (R,) int64 in [0, num_inputs)."""
-        area = (rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])
+        area = box_area(rois[:, 1:], self.offset)
         scale = torch.sqrt(area.clamp(min=0))  # of a box turned inside out: the finest level
         level = torch.floor(torch.log2(scale / self.finest_scale + 1e-6))
         return level.clamp(min=0, max=self.num_inputs - 1).long()
@@ -102,6 +112,7 @@ class SingleRoIExtractor(BaseModule):
             self.sampling_ratio,
             self.aligned,
             average,
+            self.end_offset,
         )
 
 

@@ -15,7 +15,15 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mmdet_r2.models.postprocess import Detections, DetectionSelector, paste, to_original
+from mmdet_r2.models.postprocess import (
+    MASK_PASTES,
+    Detections,
+    DetectionSelector,
+    paste,
+    to_network,
+    to_original,
+    to_results,
+)
 from mmdet_r2.models.roi.box_head import BoxOutput
 from mmdet_r2.models.roi.stage import Stage
 from mmdet_r2.models.targets import Targets, img_shapes
@@ -32,7 +40,8 @@ class RoIHead(BaseModule):
 
     Args:
         test_cfg: fields of :class:`~mmdet_r2.models.postprocess.DetectionSelector`, and
-            ``mask_thr_binary``.
+            ``mask_thr_binary``, ``mask_paste`` (a key of
+            :data:`~mmdet_r2.models.postprocess.MASK_PASTES`).
 
     Attributes:
         resample: later stages sample from the boxes refined before them, objects added anew;
@@ -52,10 +61,16 @@ class RoIHead(BaseModule):
         super().__init__(init_cfg)
         self.stages: list[Stage] = []
         self.selector: DetectionSelector | None = None
-        self.mask_threshold = 0.5
+        self.mask_threshold, self.mask_paste = 0.5, 'aligned'
         if test_cfg is not None:
             options = dict(test_cfg)
             self.mask_threshold = options.pop('mask_thr_binary', 0.5)
+            self.mask_paste = options.pop('mask_paste', 'aligned')
+            if self.mask_paste not in MASK_PASTES:
+                raise ValueError(
+                    f'test_cfg.rcnn.mask_paste={self.mask_paste!r}: expected one of '
+                    f'{", ".join(MASK_PASTES)}'
+                )
             self.selector = DetectionSelector(**options)
 
     @property
@@ -67,6 +82,13 @@ class RoIHead(BaseModule):
     def num_classes(self) -> int:
         """Number of object classes."""
         return self.stages[-1].box_head.num_classes
+
+    @property
+    def offset(self) -> int:
+        """1 where the head's boxes are pixel boxes (see ``structures.boxes``), though its results
+        are not.
+        """
+        return 0 if self.selector is None else self.selector.offset
 
     # ------------------------------------------------------------------ what a head may override
 
@@ -140,14 +162,18 @@ class RoIHead(BaseModule):
         """
         context = self.context(feats)
         found = self._detect(feats, context, proposals, samples, rescale)
-        if not self.with_mask:
-            return self._located(found, samples, rescale)
-        probs = self._segment(feats, context, [d.boxes for d in found], [d.labels for d in found])
-        for each, own in zip(found, probs.split([len(d.boxes) for d in found]), strict=True):
-            each.masks = own
+        if self.with_mask:
+            boxes = [d.boxes for d in found]
+            if rescale and self._selector().suppresses_rescaled(self.with_mask):
+                boxes = to_network(boxes, samples)
+            probs = self._segment(feats, context, boxes, [d.labels for d in found])
+            for each, own in zip(found, probs.split([len(d.boxes) for d in found]), strict=True):
+                each.masks = own
         found = self._located(found, samples, rescale)
-        shapes = [s.ori_shape if rescale else s.img_shape for s in samples]
-        return paste(found, shapes, self.mask_threshold)
+        if self.with_mask:
+            shapes = [s.ori_shape if rescale else s.img_shape for s in samples]
+            found = paste(found, shapes, self.mask_threshold, self.mask_paste)
+        return to_results(found, self.offset)
 
     def detect(
         self,
@@ -158,11 +184,11 @@ class RoIHead(BaseModule):
     ) -> list[Detections]:
         """:meth:`predict` without the mask branch: the same boxes."""
         found = self._detect(feats, self.context(feats), proposals, samples, rescale)
-        return self._located(found, samples, rescale)
+        return to_results(self._located(found, samples, rescale), self.offset)
 
     def segment(self, feats: Feats, boxes: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
         """Mask probabilities B x (N, M, M) of given boxes B x (N, 4), xyxy in network-input pixels,
-        with labels B x (N,).
+        with labels B x (N,). The boxes are the model's own, with its :attr:`offset`.
         """
         probs = self._segment(feats, self.context(feats), boxes, labels)
         return list(probs.split([len(b) for b in boxes]))

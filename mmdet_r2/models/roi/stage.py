@@ -19,6 +19,10 @@ from mmdet_r2.models.targets import Targets
 from mmdet_r2.registry import TASK_UTILS
 from mmdet_r2.structures.boxes import box_limits, boxes_to_rois
 from mmdet_r2.structures.masks import mask_targets
+from mmdet_r2.structures.pixel_masks import pixel_mask_targets
+
+# How ground truth is cut from the image: 'truncated' as in mmdetection 1.x, 'aligned' as elsewhere.
+MASK_TARGETS = {'aligned': mask_targets, 'truncated': pixel_mask_targets}
 
 
 @dataclass
@@ -53,17 +57,25 @@ class Stage:
     assigner: MaxIoUAssigner | None = None
     sampler: RandomSampler | PseudoSampler | None = None
     mask_size: tuple[int, int] = (28, 28)
+    mask_target: str = 'aligned'
     loss_weight: float = 1.0
     loss_prefix: str = ''
 
     def set_train_cfg(self, train_cfg: dict, sampled: bool = True) -> None:
-        """Take ``assigner``, ``sampler`` and ``mask_size`` from a ``train_cfg.rcnn``; a stage that
-        is not ``sampled`` trains on all candidates.
+        """Take ``assigner``, ``sampler``, ``mask_size`` and ``mask_target`` (a key of
+        :data:`MASK_TARGETS`) from a ``train_cfg.rcnn``; a stage that is not ``sampled`` trains on
+        all candidates.
         """
         self.assigner = TASK_UTILS.build(train_cfg['assigner'])
         self.sampler = TASK_UTILS.build(train_cfg['sampler']) if sampled else PseudoSampler()
         size = train_cfg.get('mask_size', self.mask_size)
         self.mask_size = (size, size) if isinstance(size, int) else tuple(size)
+        self.mask_target = train_cfg.get('mask_target', self.mask_target)
+        if self.mask_target not in MASK_TARGETS:
+            raise ValueError(
+                f'train_cfg.rcnn.mask_target={self.mask_target!r}: expected one of '
+                f'{", ".join(MASK_TARGETS)}'
+            )
 
     @torch.no_grad()
     def sample(
@@ -81,10 +93,13 @@ class Stage:
         background = self.box_head.num_classes
         candidates, matches = [], []
         for proposals, gt_boxes, ignored in zip(boxes, targets.boxes, targets.ignored, strict=True):
-            match = self.assigner.assign(proposals, gt_boxes, ignored)
-            if self.sampler.add_gt_as_proposals and len(gt_boxes):
-                match = match.with_gt(len(gt_boxes))
-                proposals = torch.cat([gt_boxes, proposals])
+            added = gt_boxes if self.sampler.add_gt_as_proposals else gt_boxes[:0]
+            if self.sampler.gt_in_front:
+                match = self.assigner.assign(proposals, gt_boxes, ignored).with_gt(len(added))
+                proposals = torch.cat([added, proposals])
+            else:
+                proposals = torch.cat([proposals, added])
+                match = self.assigner.assign(proposals, gt_boxes, ignored)
             candidates.append(proposals)
             matches.append(match)
 
@@ -102,8 +117,9 @@ class Stage:
             own = sample.gt_index[: sample.num_pos]
             picked.append(proposals[sample.index])
             labels.append(_labels(sample.gt_index, targets.labels[i], background))
+            first = 0 if self.sampler.gt_in_front else len(boxes[i])
             num_added = len(proposals) - len(boxes[i])
-            is_gt.append(sample.index < num_added)
+            is_gt.append((sample.index >= first) & (sample.index < first + num_added))
             pos.append(torch.arange(start, start + sample.num_pos, device=proposals.device))
             pos_gt_boxes.append(targets.boxes[i][own])
             gt_index.append(own)
@@ -133,7 +149,8 @@ class Stage:
             )
         rois = picked.rois[picked.pos]
         boxes = list(rois[:, 1:].split([len(g) for g in picked.gt_index]))
-        goal = mask_targets(targets.masks, boxes, picked.gt_index, self.mask_size)
+        cut = MASK_TARGETS[self.mask_target]
+        goal = cut(targets.masks, boxes, picked.gt_index, self.mask_size)
         return self._scaled(self.mask_head.loss(logits, goal))
 
     def _scaled(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -61,12 +61,12 @@ class AnchorGenerator:
                 f'AnchorGenerator: center_offset={center_offset} has no effect with centers'
             )
         self.base_anchors = [
-            _cell_anchors(
+            self._cell_anchors(
                 size,
                 torch.tensor(ratios),
                 torch.tensor(scales, dtype=torch.float32),
                 scale_major,
-                centers[i] if centers else (center_offset * size, center_offset * size),
+                centers[i] if centers else self._cell_centre(size, center_offset),
             )
             for i, size in enumerate(self.base_sizes)
         ]
@@ -125,20 +125,102 @@ class AnchorGenerator:
             flags.append((rows[:, None] & columns[None]).view(-1, 1).expand(-1, num).reshape(-1))
         return torch.cat(flags)
 
+    def _cell_centre(self, base_size: float, center_offset: float) -> tuple[float, float]:
+        return center_offset * base_size, center_offset * base_size
 
-def _cell_anchors(
-    base_size: float, ratios: Tensor, scales: Tensor, scale_major: bool, centre: tuple[float, float]
+    def _cell_anchors(
+        self,
+        base_size: float,
+        ratios: Tensor,
+        scales: Tensor,
+        scale_major: bool,
+        centre: tuple[float, float],
+    ) -> Tensor:
+        """Anchors of one cell, (ratios * scales, 4) xyxy around ``centre``."""
+        h_ratio = ratios.sqrt()
+        w_ratio = 1 / h_ratio
+        return _around(centre, _sizes(base_size, w_ratio, h_ratio, scales, scale_major))
+
+
+@TASK_UTILS.register_module()
+class LegacyAnchorGenerator(AnchorGenerator):
+    """Anchors as pixel boxes (see ``structures.boxes``) with corners on whole pixels, of
+    maskrcnn-benchmark and mmdetection 1.x.
+
+    Arguments as :class:`AnchorGenerator`. Cells begin at their first pixel: both originals have
+    ``center_offset=0.5``, which puts the centre at (base_size - 1) / 2.
+
+    Args:
+        rounding: 'corners' of the anchors, as in mmdetection 1.x; 'sides' of anchors of scale 1,
+            width first and height from it, which are then scaled, as in maskrcnn-benchmark.
+    """
+
+    def __init__(
+        self,
+        strides: list[int | tuple[int, int]],
+        ratios: list[float],
+        scales: list[float] | None = None,
+        base_sizes: list[float] | None = None,
+        scale_major: bool = True,
+        octave_base_scale: float | None = None,
+        scales_per_octave: int | None = None,
+        centers: list[tuple[float, float]] | None = None,
+        center_offset: float = 0.0,
+        use_box_type: bool = False,  # accepted, unused: anchors are tensors
+        rounding: str = 'corners',
+    ) -> None:
+        if rounding not in ('corners', 'sides'):
+            raise ValueError(
+                f'LegacyAnchorGenerator rounding={rounding!r}: expected corners or sides'
+            )
+        self.round_sides = rounding == 'sides'
+        super().__init__(
+            strides=strides,
+            ratios=ratios,
+            scales=scales,
+            base_sizes=base_sizes,
+            scale_major=scale_major,
+            octave_base_scale=octave_base_scale,
+            scales_per_octave=scales_per_octave,
+            centers=centers,
+            center_offset=center_offset,
+        )
+
+    def _cell_centre(self, base_size: float, center_offset: float) -> tuple[float, float]:
+        return center_offset * (base_size - 1), center_offset * (base_size - 1)
+
+    def _cell_anchors(
+        self,
+        base_size: float,
+        ratios: Tensor,
+        scales: Tensor,
+        scale_major: bool,
+        centre: tuple[float, float],
+    ) -> Tensor:
+        """Anchors of one cell, (ratios * scales, 4) xyxy around ``centre``."""
+        if not self.round_sides:
+            h_ratio = ratios.sqrt()
+            sides = _sizes(base_size, 1 / h_ratio, h_ratio, scales, scale_major)
+            return _around(centre, sides - 1).round()
+        width = (base_size**2 / ratios).sqrt().round()  # halves to even
+        height = (width * ratios).round()
+        return _around(centre, _sizes(1, width, height, scales, scale_major) - 1)
+
+
+def _sizes(
+    base_size: float, widths: Tensor, heights: Tensor, scales: Tensor, scale_major: bool
 ) -> Tensor:
-    """Anchors of one cell, (ratios * scales, 4) xyxy around ``centre``."""
-    h_ratio = ratios.sqrt()
-    w_ratio = 1 / h_ratio
+    """Widths and heights (ratios * scales, 2) of a cell's anchors, from those of each ratio in
+    units of ``base_size``.
+    """
     if scale_major:
-        widths = (base_size * w_ratio[:, None] * scales[None]).view(-1)
-        heights = (base_size * h_ratio[:, None] * scales[None]).view(-1)
+        sizes = [base_size * side[:, None] * scales[None] for side in (widths, heights)]
     else:
-        widths = (base_size * scales[:, None] * w_ratio[None]).view(-1)
-        heights = (base_size * scales[:, None] * h_ratio[None]).view(-1)
-    x, y = centre
-    return torch.stack(
-        [x - 0.5 * widths, y - 0.5 * heights, x + 0.5 * widths, y + 0.5 * heights], dim=-1
-    )
+        sizes = [base_size * scales[:, None] * side[None] for side in (widths, heights)]
+    return torch.stack([side.reshape(-1) for side in sizes], dim=-1)
+
+
+def _around(centre: tuple[float, float], sizes: Tensor) -> Tensor:
+    """Boxes (n, 4) xyxy of ``sizes`` (n, 2) around a point."""
+    point, half = torch.tensor(centre), 0.5 * sizes
+    return torch.cat([point - half, point + half], dim=-1)

@@ -12,7 +12,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmdet_r2.models.matching import BACKGROUND
+from mmdet_r2.models.matching import BACKGROUND, Sample
 from mmdet_r2.models.rpn.proposals import Proposals, ProposalSelector
 from mmdet_r2.models.targets import Targets
 from mmdet_r2.registry import MODELS, TASK_UTILS
@@ -27,8 +27,12 @@ class RPNHead(BaseModule):
         num_classes: always 1: object or not.
         reg_decoded_bbox: the regression loss sees decoded boxes (IoU losses) instead of deltas.
         train_cfg: ``assigner``, ``sampler``, ``allowed_border`` (anchors may stick out of the image
-            by less than this many pixels; negative: no limit), ``samples_per_img`` (divide the
-            losses by this many per image, as detectron2 does, instead of by the number sampled).
+            by less than this many pixels; negative: no limit), ``match_border`` (those that stick
+            out further may all the same be an object's best, and are ignored only after the
+            assignment, as in maskrcnn-benchmark), ``samples_per_img`` (what the losses are divided
+            by for each image: a number, as in detectron2; 'sampled': the number of sampled anchors,
+            as in maskrcnn-benchmark; None: the same, but positives and negatives count at least
+            one each).
         test_cfg: the fields of :class:`ProposalSelector`.
     """
 
@@ -87,6 +91,7 @@ class RPNHead(BaseModule):
             sampler = train_cfg.get('sampler')
             self.sampler = TASK_UTILS.build(sampler or dict(type='PseudoSampler'))
             self.allowed_border = train_cfg.get('allowed_border', 0)
+            self.match_border = train_cfg.get('match_border', False)
             self.samples_per_img = train_cfg.get('samples_per_img')
         self.test_selector = ProposalSelector(**test_cfg) if test_cfg is not None else None
 
@@ -151,14 +156,14 @@ class RPNHead(BaseModule):
         rows, samples = [], []
         for i, (gt_boxes, ignored) in enumerate(zip(targets.boxes, targets.ignored, strict=True)):
             valid = self._inside(anchors, sizes, targets.img_shapes[i], targets.pad_shapes[i])
-            sample = self.sampler.sample(self.assigner.assign(anchors, gt_boxes, ignored, valid))
+            if self.match_border and valid is not None:
+                match = self.assigner.assign(anchors, gt_boxes, ignored).without(~valid)
+            else:
+                match = self.assigner.assign(anchors, gt_boxes, ignored, valid)
+            sample = self.sampler.sample(match)
             samples.append(sample)
             rows.append(sample.index + i * len(anchors))
-        avg_factor = float(
-            sum(s.avg_factor for s in samples)
-            if self.samples_per_img is None
-            else self.samples_per_img * len(samples)
-        )
+        avg_factor = self._avg_factor(samples)
 
         row = torch.cat(rows)  # (N,) into the flattened (B*A)
         gt_index = torch.cat([s.gt_index for s in samples])
@@ -182,6 +187,14 @@ class RPNHead(BaseModule):
         return dict(
             loss_rpn_cls=loss_cls, loss_rpn_bbox=self.loss_bbox(pred, goal, avg_factor=avg_factor)
         )
+
+    def _avg_factor(self, samples: list[Sample]) -> float:
+        """What the losses of a batch are divided by."""
+        if self.samples_per_img is None:
+            return float(sum(sample.avg_factor for sample in samples))
+        if self.samples_per_img == 'sampled':
+            return float(max(sum(len(sample.index) for sample in samples), 1))
+        return float(self.samples_per_img * len(samples))
 
     def _inside(
         self,
