@@ -55,7 +55,8 @@ from mmdet_r2.models.postprocess import Detections, encoded_masks, paste
 height, width, number = 3000, 4000, 300
 corners = torch.rand(number, 2) * torch.tensor([3600, 2700])
 boxes = torch.cat([corners, corners + torch.rand(number, 2) * 1500], 1)
-found = Detections(boxes, torch.ones(number), torch.zeros(number).long(), torch.rand(number, 28, 28))
+probs = torch.rand(number, 28, 28)
+found = Detections(boxes, torch.ones(number), torch.zeros(number).long(), probs)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 paste([found[:1]], [(64, 64)], 0.5)
 before = peak()

@@ -1,32 +1,26 @@
 """A detector from a config and a checkpoint, and its detections in images."""
 
-import collections
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import load_config
-from ..errors import CheckpointError, ConfigError, DataError
+from ..datasets.transforms import LoadImageFromFile
+from ..errors import CheckpointError, ConfigError
 from ..inference import prepare_for_inference
-from ..models.tta import DetTTAModel
 from ..registry import DATASETS, MODELS, TRANSFORMS, init_scope
 from ..structures import DetDataSample
-from ..structures.panoptic import segments
-from ..zoo import classes_differ, load_checkpoint
-from .tta import check_views, kind_of, tta_model, tta_pipeline
-
-Image = str | os.PathLike[str] | np.ndarray
-Pipeline = Callable[[dict], dict | None]
+from ..zoo import classes_differ, load_checkpoint, weights_of
+from .images import Image, is_image
+from .stream import Masks, Pipeline, TestPipeline, stream
+from .tta import check_views, kind_of, tta_pipeline
 
 # Transforms of a test pipeline that read annotations, which images alone do not have.
 _ANNOTATION_TRANSFORMS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'FilterAnnotations')
@@ -45,7 +39,8 @@ def init_detector(
 
     Args:
         config: path of a config, name of one that comes with the package, or a ``Config``.
-        checkpoint: path, URL or zoo model name; None leaves random weights (with a warning).
+        checkpoint: path, URL or zoo model name; 'auto' for the weights published for ``config``;
+            None leaves random weights (with a warning).
         palette: colours for drawing instead of the checkpoint's or data set's own: 'coco', 'voc',
             'random', or a colour name; 'none' keeps them.
         device: where the detector runs; without CUDA, ``'cuda:0'`` (the default) means the CPU.
@@ -60,8 +55,10 @@ def init_detector(
     Raises:
         ConfigError: the config cannot be used, or there is no such device.
         CheckpointError: the checkpoint is unreadable, leaves parts of the model without weights, or
-            has other classes than the model.
+            has other classes than the model; 'auto', and no weights were published.
     """
+    if checkpoint == 'auto':
+        checkpoint = weights_of(config)
     cfg = load_config(config, cfg_options)
     if cfg.get('model') is None:
         raise ConfigError(f'{cfg.filename or "config"}: model is missing.')
@@ -93,23 +90,30 @@ def init_detector(
 
 def inference_detector(
     model: nn.Module,
-    imgs: Image | Sequence[Image],
+    imgs: Image | Iterable[Image],
     test_pipeline: Pipeline | Sequence[dict] | None = None,
     *,
     batch_size: int = 1,
     num_workers: int = 2,
     tta: bool = False,
+    masks: Masks = 'bitmap',
 ) -> DetDataSample | list[DetDataSample]:
     """Detections in one image or many.
 
     Images are decoded and resized in threads while the detector works. Those whose network inputs
-    have the same size are computed together; grouping by size is what keeps each result the same
-    (within rounding) as that of the image alone, which more padding would change.
+    have the same size are computed together: N images of one size take ceil(N / batch_size)
+    passes. Grouping by size is what keeps each result the same (within rounding) as that of the
+    image alone, which more padding would change.
+
+    Several threads may call it at once with one model. In a process forked from one that has used
+    it, it works on one CPU thread; a model on a GPU cannot be used there, build it after the fork.
 
     Args:
         model: from :func:`init_detector`.
-        imgs: an image or a sequence of images, each a path or an array (H, W, 3) uint8 BGR (or
-            (H, W), grey).
+        imgs: an image, or any iterable of images. An image is a path or http(s) address; the bytes
+            of an image file; an array (H, W, 3) uint8 **BGR** or (H, W) grey, as OpenCV and mmcv
+            read them; a PIL image; or a tensor (3, H, W) **RGB**, uint8 or float in [0, 1], as
+            torchvision makes them.
         test_pipeline: transforms instead of the config's: a list of configs, or a callable that
             takes ``dict(img_path=...)`` or ``dict(img=...)`` and returns what ``PackDetInputs``
             does.
@@ -118,153 +122,47 @@ def inference_detector(
         tta: merge what is found in several views of each image: those of ``test_pipeline``, else
             of the config's ``tta_pipeline``, else its test scale and those of 0.5 and 1.5 times the
             size, each also flipped.
+        masks: 'bitmap' or 'rle'.
 
     Returns:
-        A sample for one image, a list in the order of ``imgs`` for a sequence. Its
+        A sample for one image, a list in the order of ``imgs`` for an iterable. Its
         ``pred_instances`` have ``bboxes`` (n, 4) xyxy in pixels of the image as given, ``scores``
         (n,) descending, ``labels`` (n,), indices into ``model.dataset_meta['classes']``, and with
-        a mask head ``masks`` (n, H, W) bool. A panoptic model adds ``pred_panoptic_seg`` with
-        ``sem_seg`` (1, H, W) and ``segments_info``, which lists its segments (see
-        :func:`mmdet_r2.structures.panoptic.segments`).
+        a mask head ``masks``: (n, H, W) bool, or n COCO run lengths, ``dict(size=[H, W],
+        counts=bytes)``, which large images with many objects need. A panoptic model adds
+        ``pred_panoptic_seg`` with ``sem_seg`` (1, H, W) and ``segments_info``, which lists its
+        segments (see :func:`mmdet_r2.structures.panoptic.segments`).
 
     Raises:
-        DataError: an image is missing, unreadable or of another kind; the message names it.
+        DataError: an image is missing, unreadable, of another kind, or has more pixels than
+            ``$MMDET_R2_MAX_PIXELS`` (200 million) allows; the message names it.
         ConfigError: the config has no test pipeline; it makes several views and ``tta`` is not
             given, or the other way round.
     """
-    if batch_size < 1:
-        raise ValueError(f'batch_size is {batch_size}; expected 1 or more')
-    single = isinstance(imgs, (str, os.PathLike, np.ndarray))
-    images = cast('list[Image]', [imgs] if single else list(cast('Sequence[Image]', imgs)))
-    transform = _pipeline(model, test_pipeline, tta)
-    if tta:
-        model = _augmented(model)
-    results: list[DetDataSample | None] = [None] * len(images)
-    preprocessor = getattr(model.module if tta else model, 'data_preprocessor', None)
-    divisor = getattr(preprocessor, 'pad_size_divisor', 1)
-    waiting: dict[tuple, list[tuple[int, dict]]] = collections.defaultdict(list)
-    with torch.no_grad():
-        for index, data in enumerate(_prepared(images, transform, num_workers, 2 * batch_size)):
-            views = _views(data['inputs'], tta)
-            key = tuple(-(-side // divisor) for view in views for side in view.shape[-2:])
-            waiting[key].append((index, data))
-            if len(waiting[key]) == batch_size:
-                _detect(model, waiting.pop(key), results)
-            elif sum(map(len, waiting.values())) >= 8 * batch_size:
-                # photos of ever different sizes must not pile up
-                _detect(model, waiting.pop(max(waiting, key=lambda k: len(waiting[k]))), results)
-        for group in waiting.values():
-            _detect(model, group, results)
-    found = [sample for sample in results if sample is not None]
+    single = is_image(imgs)
+    images = cast('Iterable[Image]', [imgs] if single else imgs)
+    results = stream(
+        model,
+        images,
+        image_pipeline(model, test_pipeline, tta),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        tta=tta,
+        masks=masks,
+    )
+    found = [cast(DetDataSample, result.sample) for result in results]
     return found[0] if single else found
 
 
-def _detect(
-    model: nn.Module, group: list[tuple[int, dict]], results: list[DetDataSample | None]
-) -> None:
-    batch = pseudo_collate([data for _, data in group])
-    detector = model.module if isinstance(model, DetTTAModel) else model
-    fusion = getattr(detector, 'panoptic_fusion_head', None)
-    for (index, _), sample in zip(group, model.test_step(batch)):  # type: ignore[operator]
-        if fusion is not None and 'pred_panoptic_seg' in sample:
-            panoptic = sample.pred_panoptic_seg
-            info = segments(panoptic.sem_seg, fusion.num_classes, fusion.num_things_classes)
-            panoptic.set_metainfo(dict(segments_info=info))
-        results[index] = sample
-
-
-def _views(inputs: 'Tensor | list[Tensor]', tta: bool) -> list[Tensor]:
-    """The views of one image: one without ``tta``."""
-    if isinstance(inputs, list) != tta:
-        raise ConfigError(
-            'tta=True, but the test pipeline makes no views: it needs a TestTimeAug.'
-            if tta
-            else 'the test pipeline makes several views of an image (TestTimeAug): give tta=True.'
-        )
-    return inputs if isinstance(inputs, list) else [inputs]
-
-
-def _augmented(model: nn.Module) -> DetTTAModel:
-    """The detector in a wrapper that merges views; the detector itself is not changed."""
-    cfg = getattr(model, 'cfg', None) or Config()
-    init_scope()
-    return cast(DetTTAModel, MODELS.build({**tta_model(cfg), 'module': model}))
-
-
-def _prepared(
-    images: Sequence[Image], transform: Pipeline, num_workers: int, ahead: int
-) -> Iterator[dict]:
-    """Pipeline output of every image, in order; at most ``ahead`` are computed in advance."""
-    if num_workers == 0 or len(images) == 1:
-        for index, image in enumerate(images):
-            yield _prepare_one(image, index, transform)
-        return
-    with ThreadPoolExecutor(num_workers) as pool:
-        queue: collections.deque[Future[dict]] = collections.deque()
-        try:
-            for index, image in enumerate(images):
-                queue.append(pool.submit(_prepare_one, image, index, transform))
-                if len(queue) > ahead:
-                    yield queue.popleft().result()
-            while queue:
-                yield queue.popleft().result()
-        finally:
-            for future in queue:  # after an unreadable image the others need not be decoded
-                future.cancel()
-
-
-def _prepare_one(image: Image, index: int, transform: Pipeline) -> dict:
-    results: dict[str, Any] = dict(img_id=index)
-    if isinstance(image, np.ndarray):
-        name = f'imgs[{index}]'
-        array = _checked_array(image, name)
-        results.update(img=array, img_shape=array.shape[:2], ori_shape=array.shape[:2])
-    elif isinstance(image, (str, os.PathLike)):
-        name = os.fspath(image)
-        results.update(img_path=name)
-    else:
-        raise DataError(
-            f'imgs[{index}] is a {type(image).__name__}; expected a path or a BGR array.'
-        )
-    packed = transform(results)
-    if packed is None:
-        raise DataError(f'{name}: the test pipeline gave nothing for this image.')
-    return packed
-
-
-def _checked_array(image: np.ndarray, name: str) -> np.ndarray:
-    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
-        image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise DataError(
-            f'{name}: array of shape {image.shape} and type {image.dtype}; expected (height, '
-            'width, 3) uint8 in BGR order.'
-        )
-    return image
-
-
-class _FromFileOrArray:
-    """A pipeline whose loader is skipped for arrays, which are loaded already."""
-
-    def __init__(self, transforms: Sequence[Pipeline]) -> None:
-        self.transforms = list(transforms)
-
-    def __call__(self, results: dict) -> dict | None:
-        given: dict | None = results
-        for i, transform in enumerate(self.transforms):
-            if i == 0 and 'img' in results:
-                if getattr(transform, 'to_float32', False):
-                    results['img'] = results['img'].astype(np.float32)
-                continue
-            if given is None:
-                return None
-            given = transform(given)
-        return given
-
-
-def _pipeline(
-    model: nn.Module, given: Pipeline | Sequence[dict] | None, tta: bool = False
+def image_pipeline(
+    model: nn.Module, given: Pipeline | Sequence[dict] | None = None, tta: bool = False
 ) -> Pipeline:
+    """The test pipeline of the model's config (made once), or the one ``given``; with ``tta`` one
+    that makes views.
+
+    Raises:
+        ConfigError: there is none, or it cannot be used.
+    """
     if callable(given):
         return given
     if given is not None:
@@ -304,7 +202,8 @@ def _built_pipeline(configs: Sequence[dict], where: str) -> Pipeline:
             ]
             config['transforms'] = [step for step in steps if step]
     init_scope()
-    return _FromFileOrArray([TRANSFORMS.build(c) for c in configs if not _reads_annotations(c)])
+    loader, *transforms = [TRANSFORMS.build(c) for c in configs if not _reads_annotations(c)]
+    return TestPipeline(cast(LoadImageFromFile, loader), transforms)
 
 
 def _reads_annotations(transform: dict) -> bool:

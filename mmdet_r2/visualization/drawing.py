@@ -2,7 +2,7 @@
 display.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -52,10 +52,12 @@ def draw_instances(
     scores = None if 'scores' not in instances else _array(instances.scores)
     order = np.argsort(scores, kind='stable') if scores is not None else np.arange(number)
     if 'masks' in instances:
-        masks = list(_bitmaps(instances.masks))
+        masks = _masks(instances.masks)
         colors = mask_colors or box_colors
         for i in order:
-            _draw_mask(image, masks[i], colors[labels[i]], alpha / 2)
+            mask = masks[i]  # run lengths are decoded one at a time: all together may be gigabytes
+            mask = coco_mask.decode(mask) if isinstance(mask, dict) else np.asarray(mask)
+            _draw_mask(image, mask, colors[labels[i]], alpha / 2)
     if 'bboxes' not in instances:
         return image
     boxes = _array(instances.bboxes).astype(float)
@@ -187,14 +189,13 @@ def _text_style(image: np.ndarray) -> tuple[float, int]:
     return scale, 1 if scale < 0.9 else 2
 
 
-def _bitmaps(masks: Any) -> Iterator[np.ndarray]:
-    """Each mask as (H, W): of a tensor or array (n, H, W), of mask objects, or of run lengths."""
+def _masks(masks: Any) -> Sequence[Any]:
+    """Masks that can be taken one by one, each (H, W) or run lengths: of a tensor or array (n, H,
+    W), of mask objects, or of run lengths.
+    """
     if hasattr(masks, 'to_ndarray'):
-        masks = masks.to_ndarray()
-    if isinstance(masks, torch.Tensor):
-        masks = masks.detach().cpu().numpy()
-    for mask in masks:
-        yield coco_mask.decode(mask) if isinstance(mask, dict) else np.asarray(mask)
+        return masks.to_ndarray()
+    return masks.detach().cpu().numpy() if isinstance(masks, torch.Tensor) else masks
 
 
 def _array(value: Any) -> np.ndarray:
