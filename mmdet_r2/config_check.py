@@ -141,7 +141,8 @@ DEFAULT_TYPES = {
 OPS = {
     'nms': 'iou_threshold offset score_threshold max_num class_agnostic split_thr',
     'soft_nms': 'iou_threshold sigma min_score method offset class_agnostic split_thr max_num',
-    'RoIAlign': 'output_size spatial_scale sampling_ratio pool_mode aligned use_torchvision end_offset',
+    'RoIAlign': 'output_size spatial_scale sampling_ratio pool_mode aligned use_torchvision '
+    'end_offset',
     'RoIPool': 'output_size spatial_scale',
     'DCN': 'deform_groups offset_groups groups im2col_step fallback_on_stride stride padding '
     'dilation bias',

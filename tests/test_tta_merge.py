@@ -31,7 +31,7 @@ class Scripted(nn.Module):
     def __init__(self, found: list[list[list[tuple]]], probs: dict | None = None) -> None:
         super().__init__()
         self.data_preprocessor = DetDataPreprocessor()
-        self.roi_head = SimpleNamespace(mask_threshold=0.5)
+        self.roi_head = SimpleNamespace(mask_threshold=0.5, mask_paste='aligned', offset=0)
         self.found, self.probs, self.with_mask = found, probs or {}, probs is not None
         self.detected: list[list[int]] = []
         self.segmented: list[list[Tensor]] = []
