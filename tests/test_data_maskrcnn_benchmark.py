@@ -5,6 +5,9 @@ configs must give the same samples.
 """
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -15,9 +18,16 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmdet_r2.datasets import CocoDataset
+from mmdet_r2.datasets.coco_splits import (
+    FINISHED_FILES,
+    PARTS,
+    compare_years,
+    read_ids,
+    write_minival,
+)
 from mmdet_r2.datasets.transforms import PixelBoxes, Resize, ResizeShortestEdge
-from mmdet_r2.errors import ConfigError
-from mmdet_r2.registry import SCOPE
+from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.registry import DATASETS, SCOPE
 from mmdet_r2.structures.masks import BitmapMasks, PolygonMasks
 
 BASES = Path(__file__).resolve().parent.parent / 'configs' / '_base_' / 'datasets'
@@ -396,3 +406,262 @@ class TestPixelBoxes:
         text = repr(ResizeShortestEdge(800, 1333, rule='maskrcnn_benchmark'))
         assert 'maskrcnn_benchmark' in text
         assert repr(Resize((9, 9), keep_ratio=True, exact_factor=True)).startswith('Resize(')
+
+
+# ------------------------------------------------------------------------- the splits of COCO 2014
+
+
+def split_data(folder, num_val=12, minival=(3, 7, 11, 4)):
+    """The official files of a small COCO: train2014, val2014, train2017, val2017."""
+    draw = np.random.default_rng(0)
+    numbers = [int(number) for number in draw.permutation(np.arange(1, 21))]
+    val, train = numbers[:num_val], numbers[num_val:]
+    minival = [val[i] for i in minival if i < num_val]
+
+    def content(ids, name):
+        images = [dict(id=i, file_name=name.format(i), width=30, height=20, license=2) for i in ids]
+        annotations = [
+            dict(
+                id=100 * i + k,
+                image_id=i,
+                category_id=1,
+                bbox=[1, 2, 9, 9],
+                area=81,
+                iscrowd=0,
+                segmentation=[[1, 2, 10, 2, 10, 11]],
+            )
+            for k in range(2)
+            for i in ids
+            if (i + k) % 3
+        ]
+        categories = [dict(id=1, name='thing')]
+        return dict(
+            info=dict(year=2014),
+            licenses=[dict(id=2)],
+            images=images,
+            annotations=annotations,
+            categories=categories,
+        )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    train2017 = [i for i in numbers if i not in minival]
+    for split, ids, name in (
+        ('train2014', train, 'COCO_train2014_{:012d}.jpg'),
+        ('val2014', val, 'COCO_val2014_{:012d}.jpg'),
+        ('train2017', train2017, '{:012d}.jpg'),
+        ('val2017', minival, '{:012d}.jpg'),
+    ):
+        (folder / f'instances_{split}.json').write_text(json.dumps(content(ids, name)))
+    return val, minival
+
+
+def ids_in(file):
+    return [image['id'] for image in json.loads(file.read_text())['images']]
+
+
+class TestMinival:
+    def test_val2014_is_divided(self, tmp_path, capsys):
+        val, minival = split_data(tmp_path)
+        written = write_minival(tmp_path, write_ids=True)
+        assert [file.path.name for file in written] == [
+            'instances_minival2014.json',
+            'instances_valminusminival2014.json',
+        ]
+        parts = [json.loads(file.path.read_text()) for file in written]
+        whole = json.loads((tmp_path / 'instances_val2014.json').read_text())
+        assert [len(part['images']) for part in parts] == [len(minival), len(val) - len(minival)]
+        assert {image['id'] for image in parts[0]['images']} == set(minival)
+        for part in parts:
+            ids = {image['id'] for image in part['images']}
+            for key in ('images', 'annotations'):
+                field = 'id' if key == 'images' else 'image_id'
+                assert part[key] == [entry for entry in whole[key] if entry[field] in ids]
+            for key in ('info', 'licenses', 'categories'):
+                assert part[key] == whole[key]
+        assert sum(len(part['annotations']) for part in parts) == len(whole['annotations'])
+        lists = [read_ids(tmp_path / f'{part}_ids.txt') for part in PARTS]
+        assert lists == [[image['id'] for image in part['images']] for part in parts]
+        said = capsys.readouterr().out
+        assert f'{len(minival)} images, {written[0].num_annotations} annotations' in said
+        assert not list(tmp_path.glob('*.tmp'))
+        # from its own list of ids the same comes out
+        before = written[0].path.read_bytes()
+        write_minival(tmp_path, ids_file=tmp_path / 'minival2014_ids.txt', overwrite=True)
+        assert written[0].path.read_bytes() == before
+
+    @pytest.mark.parametrize('kind', ['ids', 'names', 'json', 'coco'])
+    def test_lists_of_ids(self, kind, tmp_path):
+        _, minival = split_data(tmp_path)
+        file = tmp_path / ('list.json' if kind in ('json', 'coco') else 'list.txt')
+        text = {
+            'ids': '# minival\n' + '\n\n'.join(map(str, minival)) + '\n',
+            'names': '\n'.join(f'val2014/COCO_val2014_{i:012d}.jpg' for i in minival),
+            'json': json.dumps(minival),
+            'coco': (tmp_path / 'instances_val2017.json').read_text(),
+        }
+        file.write_text(text[kind])
+        assert read_ids(file) == minival
+
+    def test_other_annotations_of_the_images(self, tmp_path):
+        _, minival = split_data(tmp_path)
+        source = (tmp_path / 'instances_val2014.json').read_text()
+        (tmp_path / 'person_keypoints_val2014.json').write_text(source)
+        out = tmp_path / 'out' / 'deeper'
+        write_minival(tmp_path, out_dir=out, kinds=('instances', 'person_keypoints'))
+        assert sorted(file.name for file in out.iterdir()) == [
+            f'{kind}_{part}.json' for kind in ('instances', 'person_keypoints') for part in PARTS
+        ]
+        assert set(ids_in(out / 'person_keypoints_minival2014.json')) == set(minival)
+
+    def test_both_years_are_compared(self, tmp_path, capsys):
+        split_data(tmp_path)
+        write_minival(tmp_path)
+        capsys.readouterr()
+        assert compare_years(tmp_path)
+        lines = capsys.readouterr().out.splitlines()
+        assert 'train2014 and valminusminival2014 against train2017: the same 16 images' in lines[0]
+        assert 'minival2014 against val2017: the same 4 images' in lines[1]
+        file = tmp_path / 'instances_train2017.json'
+        content = json.loads(file.read_text())
+        gone = content['images'].pop()['id']
+        content['annotations'][0]['id'] = 999_999
+        file.write_text(json.dumps(content))
+        assert not compare_years(tmp_path)
+        said = capsys.readouterr().out
+        assert f'1 images of train2014 and valminusminival2014 only (the first is {gone})' in said
+        assert '1 annotations of train2017 only (the first is 999999)' in said
+
+    @pytest.mark.parametrize(
+        'name, change, words',
+        [
+            ('no source', lambda d: (d / 'instances_val2014.json').unlink(), 'no such file'),
+            ('no list', lambda d: (d / 'instances_val2017.json').unlink(), FINISHED_FILES),
+            (
+                'exists',
+                lambda d: (d / 'instances_minival2014.json').write_text('{}'),
+                'instances_minival2014.json exists already: pass --overwrite',
+            ),
+            (
+                'other data',
+                lambda d: (d / 'instances_val2017.json').write_text(
+                    (d / 'instances_train2014.json').read_text()
+                ),
+                '8 of 8 ids of .*instances_val2017.json are no images of .*instances_val2014.json',
+            ),
+            (
+                'all',
+                lambda d: (d / 'instances_val2017.json').write_text(
+                    (d / 'instances_val2014.json').read_text()
+                ),
+                'has all images of',
+            ),
+            (
+                'not JSON',
+                lambda d: (d / 'instances_val2014.json').write_text('{"images": [\n1,'),
+                'instances_val2014.json:2: not valid JSON',
+            ),
+            (
+                'results',
+                lambda d: (d / 'instances_val2014.json').write_text('[{"image_id": 1}]'),
+                'is a list, not COCO annotations',
+            ),
+            (
+                'image info',
+                lambda d: (d / 'instances_val2014.json').write_text('{"images": []}'),
+                'no list of annotations',
+            ),
+            (
+                'twice',
+                lambda d: (d / 'instances_val2014.json').write_text(
+                    '{"images": [{"id": 7}, {"id": 7}], "annotations": []}'
+                ),
+                'image id 7 occurs twice',
+            ),
+        ],
+    )
+    def test_bad_files_are_named(self, name, change, words, tmp_path):
+        split_data(tmp_path)
+        change(tmp_path)
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(DataError, match=words) as error:
+            write_minival(tmp_path)
+        assert '\n' not in str(error.value)
+        assert sorted(tmp_path.iterdir()) == before
+
+    @pytest.mark.parametrize(
+        'text, words',
+        [
+            ('3\nseven\n', "ids.txt, line 2: 'seven' is no id"),
+            ('3\n\n4\n3\n', 'id 3 occurs twice, at line 1 and line 4'),
+            ('# none\n', 'no ids of images'),
+        ],
+    )
+    def test_bad_lists_are_named(self, text, words, tmp_path):
+        (tmp_path / 'ids.txt').write_text(text)
+        with pytest.raises(DataError, match=words):
+            read_ids(tmp_path / 'ids.txt')
+        with pytest.raises(DataError, match='cannot read'):
+            read_ids(tmp_path / 'none.txt')
+
+    def test_command_line(self, tmp_path, repo):
+        split_data(tmp_path)
+        tool = [sys.executable, str(repo / 'tools/dataset_converters/coco_minival.py')]
+
+        def run(*arguments):
+            environment = {**os.environ, 'PYTHONPATH': str(repo)}
+            return subprocess.run(
+                [*tool, *arguments], capture_output=True, text=True, env=environment
+            )
+
+        done = run(str(tmp_path), '--write-ids')
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / 'instances_valminusminival2014.json').is_file()
+        again = run(str(tmp_path))
+        assert again.returncode == 2
+        assert again.stderr.startswith('error: ') and again.stderr.count('\n') == 1
+        (tmp_path / 'instances_val2017.json').write_text(
+            (tmp_path / 'instances_train2017.json').read_text()
+        )
+        assert run(str(tmp_path), '--compare').returncode == 1
+
+    def test_linked_folders_train(self, tmp_path):
+        """Annotations and image folders live elsewhere, each linked into data/coco."""
+        real, data = tmp_path / 'disk', tmp_path / 'data' / 'coco'
+        split_data(real / 'ann')
+        for split in ('train2014', 'val2014'):
+            folder = real / 'pictures' / split
+            folder.mkdir(parents=True)
+            content = json.loads((real / 'ann' / f'instances_{split}.json').read_text())
+            for image in content['images']:
+                Image.new('RGB', (30, 20), (image['id'], 0, 0)).save(folder / image['file_name'])
+        data.mkdir(parents=True)
+        (data / 'annotations').symlink_to(real / 'ann')
+        for split in ('train2014', 'val2014'):
+            (data / split).symlink_to(real / 'pictures' / split)
+        # a file that is itself a link stays one
+        (real / 'kept.json').write_text('{}')
+        (real / 'ann' / 'instances_minival2014.json').symlink_to(real / 'kept.json')
+        write_minival(data / 'annotations', overwrite=True)
+        assert (real / 'ann' / 'instances_minival2014.json').is_symlink()
+        assert len(ids_in(real / 'kept.json')) == 4
+
+        config = Config.fromfile(BASES / 'coco2014_instance_maskrcnnbench.py')
+        train = config.train_dataloader.dataset
+        for part in (*train.datasets, config.val_dataloader.dataset):
+            part.update(data_root=f'{data}/', metainfo=dict(classes=('thing',)))
+        with DefaultScope.overwrite_default_scope(SCOPE):
+            dataset = DATASETS.build(train)
+            test = DATASETS.build(config.val_dataloader.dataset)
+        assert len(test) == 4
+        ids = {}
+        for index in range(len(dataset)):
+            sample = dataset[index]['data_samples']
+            path = Path(sample.img_path)
+            ids[sample.img_id] = path.parent.name
+            assert dataset.get_data_info(index)['img_id'] == sample.img_id
+        train_ids, val_ids, minival = (
+            set(ids_in(real / 'ann' / f'instances_{split}.json'))
+            for split in ('train2014', 'val2014', 'minival2014')
+        )
+        assert set(ids) == train_ids | (val_ids - minival)
+        assert {i for i, folder in ids.items() if folder == 'val2014'} == val_ids - minival
