@@ -60,6 +60,21 @@ _STUFF_PALETTE = [
     (152, 251, 152), (208, 229, 228), (206, 186, 171), (152, 161, 64), (116, 112, 0), (0, 114, 143),
     (102, 102, 156), (250, 141, 255),
 ]
+
+# Pascal VOC 2007 and 2012; the colours are those that COCO gives to the same things.
+VOC_METAINFO: dict = dict(
+    classes=(
+        'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow',
+        'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa',
+        'train', 'tvmonitor',
+    ),
+    palette=[
+        (106, 0, 228), (119, 11, 32), (165, 42, 42), (0, 0, 192), (197, 226, 255), (0, 60, 100),
+        (0, 0, 142), (255, 77, 255), (153, 69, 1), (120, 166, 157), (0, 182, 199), (0, 226, 252),
+        (182, 182, 255), (0, 0, 230), (220, 20, 60), (163, 255, 0), (0, 82, 0), (3, 95, 161),
+        (0, 80, 100), (183, 130, 88),
+    ],
+)
 # fmt: on
 
 # COCO's panoptic task: label i is classes[i], the 80 things first, then the 53 kinds of stuff.
