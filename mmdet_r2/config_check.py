@@ -186,6 +186,8 @@ UNUSED: dict[str, dict[str, tuple]] = {
     '*': {'file_client_args': (None, {'backend': 'disk'})},
     'train_cfg.rpn': {'pos_weight': (-1,), 'debug': (False,)},
     'train_cfg.rcnn': {'pos_weight': (-1,), 'debug': (False,)},
+    # left over from VOCMetric in mmdetection's faster-rcnn_r50_fpn_1x_voc0712-cocofmt.py
+    'CocoMetric': {'eval_mode': ('11points',)},
 }
 
 _OPEN = None

@@ -87,8 +87,14 @@ COCO_PANOPTIC_METAINFO: dict = dict(
 
 
 def palette_for(classes: tuple[str, ...]) -> list[tuple[int, int, int]]:
-    """A colour (RGB) for each class: COCO's for COCO's names, otherwise evenly spaced hues."""
-    known = dict(zip(COCO_PANOPTIC_METAINFO['classes'], COCO_PANOPTIC_METAINFO['palette']))
+    """A colour (RGB) for each class: COCO's and VOC's for their names, otherwise evenly spaced
+    hues.
+    """
+    known = {
+        name: colour
+        for info in (COCO_PANOPTIC_METAINFO, VOC_METAINFO)
+        for name, colour in zip(info['classes'], info['palette'])
+    }
 
     def spaced(i: int) -> tuple[int, int, int]:
         # Steps of the golden ratio never come close to an earlier hue, however many classes follow.
