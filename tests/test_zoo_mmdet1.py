@@ -23,6 +23,7 @@ from published_files import (
 )
 from torch import Tensor, nn
 
+from mmdet_r2.config import load_config
 from mmdet_r2.registry import MODELS, init_scope
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.boxes import boxes_to_rois
@@ -180,12 +181,18 @@ def reference_masks(pair: Pair, boxes: Tensor, labels: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------- reports
 
 
-def test_the_report_names_the_layout_and_the_arithmetic_that_differs(pair, monkeypatch) -> None:
+@pytest.mark.parametrize('pool', ['always', 'strided'])
+def test_the_report_names_the_layout_and_the_arithmetic_that_differs(
+    pair, pool, monkeypatch
+) -> None:
+    model = pair.model
+    if pool == 'strided':
+        model = MODELS.build(config(pair.system, SMALL).model)
     lines = []
     monkeypatch.setattr(
         'mmengine.logging.print_log', lambda text, logger, level: lines.append((level, text))
     )
-    report = load_checkpoint(pair.model, dict(pair.weights))
+    report = load_checkpoint(model, dict(pair.weights))
     total = report.total
     assert str(report) == (
         f"loaded {total}/{total} tensors (100 % of weights) from the layout 'mmdetection 1.x'"
@@ -193,8 +200,37 @@ def test_the_report_names_the_layout_and_the_arithmetic_that_differs(pair, monke
     assert [level for level, _ in lines] == [logging.INFO, logging.WARNING]
     note = lines[1][1]
     assert '\n' not in note and len(note) < 500
-    for part in ('mmdetection 1.x', 'aligned=False', "backbone.first_block_pool='always'"):
+    for part in ('mmdetection 1.x', 'aligned=False', 'as in this model'):
         assert part in note
+    assert ("backbone.first_block_pool='always'" in note) == (pool == 'strided')
+
+
+def test_a_config_of_1x_is_named_where_the_model_has_todays_arithmetic() -> None:
+    """And nothing is said where it has that of 1.x."""
+    weights = random(detector('mask_rcnn', SMALL, version=1, backbone='resnet'))
+    cfg = config('mask_rcnn', SMALL)
+    cfg.model.backbone = dict(type='ResNet', depth=50, base_channels=SMALL.planes)
+    init_scope()
+    report = load_checkpoint(MODELS.build(cfg.model), weights)
+    assert report.note.endswith(
+        '; use the config mask_rcnn_r50_fpn_1x_coco_v1 (configs/legacy_1.x)'
+    )
+    legacy = load_config('mask_rcnn_r50_fpn_1x_coco_v1').model
+    cfg.model.rpn_head.anchor_generator = legacy.rpn_head.anchor_generator
+    assert load_checkpoint(MODELS.build(cfg.model), weights).note == ''
+    cfg.model.rpn_head.anchor_generator.rounding = 'sides'
+    note = load_checkpoint(MODELS.build(cfg.model), weights).note
+    assert "this model has maskrcnn-benchmark's arithmetic" in note
+    assert note.endswith('; use the config mask_rcnn_r50_fpn_1x_coco_v1 (configs/legacy_1.x)')
+
+
+def test_another_backbone_gets_the_nearest_config_of_1x() -> None:
+    weights = random(detector('cascade_mask_rcnn', SMALL, version=1))
+    note = mmdet1.note(weights)
+    assert note.endswith(
+        '; use a config like cascade_mask_rcnn_r50_fpn_1x_coco_v1 (configs/legacy_1.x) with its '
+        'res2net50_v1b_26w_4s'
+    )
 
 
 @pytest.mark.filterwarnings('ignore:.*which is a no-op')

@@ -1,9 +1,10 @@
 """The same weights in another arrangement: what a file and a model may differ in without computing
 anything else.
 
-An offset convolution of deformable blocks may be grouped (the ResNeSt fork of detectron2) or dense
-(mmcv): a grouped one is a dense one with zeros off its diagonal blocks. A cascade may have one mask
-head (detectron2) or one per stage (mmdetection), whose masks are averaged.
+The background may be the first class (maskrcnn-benchmark, mmdetection 1.x) or the last. An offset
+convolution of deformable blocks may be grouped (the ResNeSt fork of detectron2) or dense (mmcv): a
+grouped one is a dense one with zeros off its diagonal blocks. A cascade may have one mask head
+(detectron2) or one per stage (mmdetection), whose masks are averaged.
 """
 
 import re
@@ -14,6 +15,37 @@ from torch import Tensor
 
 _OFFSETS = re.compile(r'((?:.*\.)?layer\d\.\d+\.)conv2\.(?:conv\.)?conv_offset\.weight$')
 _MASK, _BOX = 'roi_head.mask_head.', 'roi_head.bbox_head.'
+
+# The layers whose outputs are counted in classes; the number of a cascade's stage is optional.
+# HTC's semantic head is not among them: its 183 classes never had a background of their own.
+_STAGE = r'roi_head\.(?:bbox|mask)_head\.(?:\d+\.)?'
+CLASSIFIER = re.compile(_STAGE + r'fc_cls\.(?:weight|bias)$')
+BOXES = re.compile(_STAGE + r'fc_reg\.(?:weight|bias)$')
+MASKS = re.compile(_STAGE + r'conv_logits\.(?:weight|bias)$')
+
+
+def classifier_outputs(weights: Mapping[str, Tensor]) -> int:
+    """Outputs of the classifier, the background's among them; 0 without one."""
+    return next((value.shape[0] for key, value in weights.items() if CLASSIFIER.match(key)), 0)
+
+
+def background_last(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Heads (by our names) whose class 0 is the background, in our order: it moves behind the
+    classes among the scores, and has no boxes and no mask any more.
+
+    4 rows of boxes (1 channel of masks) serve every class: they stay. 8 rows are
+    maskrcnn-benchmark's kind of boxes without class, of which the last 4 are used.
+    """
+    result = dict(weights)
+    outputs = classifier_outputs(weights)
+    for key, value in weights.items():
+        if CLASSIFIER.match(key):
+            result[key] = value.roll(-1, 0)
+        elif BOXES.match(key) and value.shape[0] in (4 * outputs, 8):
+            result[key] = value[4:]
+        elif MASKS.match(key) and value.shape[0] == outputs:
+            result[key] = value[1:]
+    return result
 
 
 def dense_offsets(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

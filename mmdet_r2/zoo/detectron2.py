@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import arrangement, settings
+from . import arrangement, identify, settings
 
 # Beginning of a name there -> here. {0}, {1}, {2}: a number, counted from the one in the braces;
 # {i}, {j}: a number that stays; {k}: a cascade's stage and a dot, or nothing; {norm}: bn or gn. The
@@ -116,7 +116,11 @@ def note(source: Mapping[str, Tensor], model: nn.Module | None = None) -> str:
     """What a model needs besides the weights, as far as ``model`` does not have it (without a
     model: all of it)."""
     body = _body(source)
-    parts = []
+    parts, hint = [], ''
+    weights = convert(source, {})
+    if other_boxes := settings.boxes(model, settings.CONTINUOUS, weights):
+        parts.append(other_boxes)
+        hint = identify.config_hint(weights, settings.CONTINUOUS)
     if 'pixel_mean' in source and 'pixel_std' in source:
         mean, std = (source[f'pixel_{key}'].flatten().tolist() for key in ('mean', 'std'))
         parts.append(settings.inputs(model, mean, std, recorded=True))
@@ -130,7 +134,7 @@ def note(source: Mapping[str, Tensor], model: nn.Module | None = None) -> str:
         parts.append(settings.third_stage(model))
         if 'roi_heads.mask_head.predictor.weight' in source:
             parts.append(settings.one_mask_head(model))
-    return settings.joined('detectron2', parts)
+    return settings.joined('detectron2', parts, hint)
 
 
 def _body(source: Mapping[str, Tensor]) -> set[str]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -209,18 +210,59 @@ def _num_classes(weights: Mapping[str, Tensor]) -> int | None:
 
 def guess_models(found: Architecture) -> list[str]:
     """Names of the zoo models (at most three) that have this architecture."""
-    if not found.family or not found.backbone:
-        return []
-    depth = re.match(r'[a-z0-9]*?(?:net|nest|next)(\d+)', found.backbone)
-    if depth is None:
-        return []
-    if found.backbone.startswith('res2net'):
-        short = f'r2_{depth[1]}'
-    elif found.backbone.startswith('resnest'):
-        short = f's{depth[1]}'
-    elif found.backbone.startswith('resnext'):
-        short = f'x{depth[1]}'
-    else:
-        short = f'r{depth[1]}'
-    wanted = re.compile(rf'{found.family}_{short}_')
-    return [model.name for model in index.models() if wanted.match(model.name)][:3]
+    wanted = _names_of(found)
+    return [model.name for model in index.models() if wanted and wanted.match(model.name)][:3]
+
+
+def _names_of(found: Architecture) -> re.Pattern[str] | None:
+    """The beginning of names of models and configs of an architecture; None for an unknown one."""
+    kind = re.match(r'(res2net|resnest|resnext|resnet)(\d+)', found.backbone)
+    if not found.family or kind is None:
+        return None
+    name, depth = kind.groups()
+    short = {'res2net': f'r2_{depth}', 'resnest': f's{depth}', 'resnext': f'x{depth}'}.get(name)
+    short = short or f'r{depth}'
+    if name == 'res2net':  # with a deep stem, 26w4s goes without saying
+        width, scales = re.findall(r'_(\d+)[ws]', found.backbone)
+        unsaid = '?' if '_v1b_26w_4s' in found.backbone else ''
+        short += f'(_{width}w{scales}s){unsaid}(?!_\\d+w\\d+s)'
+    return re.compile(rf'{found.family}_{short}_')
+
+
+# The folder of the configs with another arithmetic of boxes than mmdetection's today.
+_FOLDERS = {'maskrcnn-benchmark': 'maskrcnn_benchmark', 'mmdetection 1.x': 'legacy_1.x'}
+
+
+def config_hint(weights: Mapping[str, Tensor], lineage: str) -> str:
+    """Which config to use for weights (by our names): 'use the config X', 'use a config like X with
+    its Y' (a backbone), or '' where there is none of their family.
+
+    Args:
+        weights: of a detector.
+        lineage: whose arithmetic of boxes it was trained with; see :mod:`.settings`.
+    """
+    from ..config import shipped_configs
+
+    found = identify(weights)
+    folder = _FOLDERS.get(lineage)
+    known = {
+        name.replace('-', '_'): path
+        for name, path in shipped_configs().items()
+        if path.parent.name == folder
+        or (folder is None and path.parent.name not in (*_FOLDERS.values(), 'demo', 'pascal_voc'))
+    }
+    wanted = _names_of(found)
+    same = [name for name in known if wanted and wanted.match(name)]
+    # maskrcnn-benchmark's were trained on COCO 2014; the shortest name has the fewest additions
+    same.sort(key=lambda name: (not name.endswith('2014'), len(name)))
+    if same:
+        return f'use the config {_place(known[same[0]])}'
+    like = sorted((name for name in known if name.startswith(f'{found.family}_r')), key=len)
+    if not found.family or not like:
+        return ''
+    return f'use a config like {_place(known[like[0]])} with its {found.backbone}'
+
+
+def _place(config: Path) -> str:
+    """A name that every tool takes, and the folder to look it up in."""
+    return f'{config.stem} (configs/{config.parent.name})'

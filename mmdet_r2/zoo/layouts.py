@@ -10,12 +10,16 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from . import caffe2, detectron2, imagenet, mmdet1
+from . import caffe2, detectron2, imagenet, maskrcnn_benchmark, mmdet1
 
 StateDict = Mapping[str, Tensor]
 
 
 def _no_note(source: StateDict, model: nn.Module | None) -> str:
+    return ''
+
+
+def _no_refusal(source: StateDict) -> str:
     return ''
 
 
@@ -31,13 +35,15 @@ class Layout:
             model. Must not change its arguments; entries that our models never have (anchors,
             pixel means) are left out.
         note: ``(source, model) -> text``: what the weights alone do not bring along and the model
-            does not have; without a model (None) all that they do not bring. '' for nothing.
+            does not have; without a model (None) all that they do not bring. '' for nothing. Also
+            takes what :attr:`convert` gave.
     """
 
     name: str
     matches: Callable[[StateDict], bool]
     convert: Callable[[StateDict, StateDict], dict[str, Tensor]]
     note: Callable[[StateDict, nn.Module | None], str] = _no_note
+    refusal: Callable[[StateDict], str] = _no_refusal
 
 
 def _is_any(source: StateDict) -> bool:
@@ -50,14 +56,37 @@ def _identity(source: StateDict, target: StateDict) -> dict[str, Tensor]:
 
 MMDETECTION = Layout('mmdetection', _is_any, _identity)
 MMDETECTION_1 = Layout('mmdetection 1.x', mmdet1.matches, mmdet1.convert, mmdet1.note)
+MASKRCNN_BENCHMARK = Layout(
+    'maskrcnn-benchmark',
+    maskrcnn_benchmark.matches,
+    maskrcnn_benchmark.convert,
+    maskrcnn_benchmark.note,
+    maskrcnn_benchmark.refusal,
+)
 DETECTRON2 = Layout('detectron2', detectron2.matches, detectron2.convert, detectron2.note)
 CAFFE2 = Layout('Caffe2', caffe2.matches, caffe2.convert, caffe2.note)
 IMAGENET = Layout('ImageNet, deep stem', imagenet.matches, imagenet.convert)
 
 # the first that matches is taken; the identity stays last
-LAYOUTS: list[Layout] = [MMDETECTION_1, DETECTRON2, CAFFE2, IMAGENET, MMDETECTION]
+LAYOUTS: list[Layout] = [
+    MMDETECTION_1,
+    MASKRCNN_BENCHMARK,
+    DETECTRON2,
+    CAFFE2,
+    IMAGENET,
+    MMDETECTION,
+]
 
 
 def detect(source: StateDict) -> Layout:
     """The layout of a state dict (names without ``module.``)."""
     return next(layout for layout in LAYOUTS if layout.matches(source))
+
+
+def origin(source: StateDict, meta: object) -> Layout:
+    """The layout that a file had when it was trained: its own, or the one that its ``meta`` says it
+    was converted from."""
+    layout = detect(source)
+    if layout is MMDETECTION and isinstance(meta, Mapping):
+        return next((one for one in LAYOUTS if one.name == meta.get('converted_from')), layout)
+    return layout

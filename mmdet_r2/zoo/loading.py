@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from . import settings
 from .arrangement import fitted
 from .identify import (
     UNKNOWN,
@@ -20,7 +21,7 @@ from .identify import (
     guess_models,
     identify,
 )
-from .layouts import MMDETECTION, detect
+from .layouts import MMDETECTION, detect, origin
 from .reader import read_checkpoint
 
 # Below this share of the backbone's weights a checkpoint is taken to be of another model.
@@ -178,9 +179,9 @@ def load_checkpoint(
 
     Takes state dicts as they are, or inside ``state_dict`` or ``model``; strips ``module.`` where
     all names have it; converts other layouts (:data:`~mmdet_r2.zoo.LAYOUTS`: mmdetection 1.x,
-    detectron2, Caffe2's and others' ImageNet files); accepts a detector's file for its bare
-    backbone, and the reverse. Heads for another number of classes keep their initial values and are
-    listed.
+    maskrcnn-benchmark, detectron2, ImageNet files of Caffe2 and others); accepts a detector's file
+    for its bare backbone, and the reverse. Heads for another number of classes keep their initial
+    values and are listed.
 
     Args:
         model: a detector or a part of one; wrappers (DDP) are looked through.
@@ -204,8 +205,15 @@ def load_checkpoint(
     target = model.state_dict()
     weights = checkpoint_weights(checkpoint, name)
     layout = detect(weights)
-    note = layout.note(weights, model)
+    refusal = layout.refusal(weights)
+    if refusal and any(key.startswith('backbone.') for key in target):
+        raise CheckpointError(f'{name}: {refusal}.')
+    meta = checkpoint.get('meta')
+    trained = origin(weights, meta)
+    note = trained.note(weights, model)
     weights = layout.convert(weights, target)
+    if trained is MMDETECTION:
+        note = settings.recorded_boxes(model, meta, weights)
     if prefix is not None:
         prefix = prefix.rstrip('.') + '.'
         weights = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}

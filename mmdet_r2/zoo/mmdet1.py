@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from . import arrangement, identify, settings
 from .imagenet import deep_stem_name
 
 # beginning of a name in 1.x -> here
@@ -22,13 +23,6 @@ PREFIXES = {
     'semantic_head.': 'roi_head.semantic_head.',
     'shared_head.': 'roi_head.shared_head.',
 }
-
-# The layers (after renaming) whose outputs are counted in classes; {k} of a cascade is optional.
-# HTC's semantic head is not among them: its 183 classes never had a background of their own.
-_STAGE = r'roi_head\.(?:bbox|mask)_head\.(?:\d+\.)?'
-CLASSIFIER = re.compile(_STAGE + r'fc_cls\.(?:weight|bias)$')
-BOXES = re.compile(_STAGE + r'fc_reg\.(?:weight|bias)$')
-MASKS = re.compile(_STAGE + r'conv_logits\.(?:weight|bias)$')
 
 # Before 1.0 the offsets of a deformable convolution stood beside it.
 _OLD_OFFSET = re.compile(r'(conv2|convs\.\d+)_offset\.')
@@ -46,35 +40,20 @@ def matches(source: Mapping[str, Tensor]) -> bool:
 def convert(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename, and move the background behind the classes."""
     weights = convert_names(source)
-    if not _background_first(weights):
-        return weights
-    outputs = _outputs(weights)
-    for key, value in weights.items():
-        if CLASSIFIER.match(key):
-            weights[key] = value.roll(-1, 0)
-        elif BOXES.match(key) and value.shape[0] == 4 * outputs:  # 4 rows: boxes without class
-            weights[key] = value[4:]
-        elif MASKS.match(key) and value.shape[0] == outputs:  # 1 channel: masks without class
-            weights[key] = value[1:]
-    return weights
+    return arrangement.background_last(weights) if _background_first(weights) else weights
 
 
 def note(source: Mapping[str, Tensor], model: nn.Module | None = None) -> str:
-    """What a model needs besides the weights to give the very boxes that 1.x gave; ``model`` is not
-    looked at."""
-    if not _background_first(convert_names(source)):
+    """What a model needs besides the weights to give the very boxes that 1.x gave, as far as
+    ``model`` does not have it (without a model: all of it)."""
+    if matches(source) and not _background_first(convert_names(source)):
         return ''
-    pool = (
-        "; its Res2Net pools the last split in stage 1 too (backbone.first_block_pool='always')"
-        if any(re.match(r'backbone\.layer1\.0\.convs\.', key) for key in source)
-        else ''
-    )
-    return (
-        'converted from mmdetection 1.x: logits and deltas are as trained, but 1.x counted a box '
-        'from 0 to 9 as 10 pixels wide, rounded its anchors and pooled RoIs unaligned (roi_layer '
-        f'aligned=False, sampling_ratio=2){pool}; with the arithmetic of 2.x boxes shift by '
-        'about a pixel'
-    )
+    weights = convert(source, {})
+    parts = [settings.boxes(model, settings.MMDETECTION_1, weights)]
+    if 'backbone.layer1.0.convs.0.weight' in source:
+        parts.append(settings.first_block_pool(model))
+    hint = identify.config_hint(weights, settings.MMDETECTION_1) if any(parts) else ''
+    return settings.joined(settings.MMDETECTION_1, parts, hint)
 
 
 def convert_names(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -92,17 +71,12 @@ def _name(key: str, deep_stem: bool) -> str:
     return _OLD_OFFSET.sub(r'\1.conv_offset.', key) if key.startswith('backbone.') else key
 
 
-def _outputs(weights: Mapping[str, Tensor]) -> int:
-    """Outputs of the classifier, the background's among them; 0 without one."""
-    return next((value.shape[0] for key, value in weights.items() if CLASSIFIER.match(key)), 0)
-
-
 def _background_first(weights: Mapping[str, Tensor]) -> bool:
     """Files from the development of 2.0 have these names and the background last already: no rows
     for its box, no channel for its mask. Boxes and masks without class cannot tell: 1.x then."""
-    per_class = _outputs(weights) - 1
+    per_class = arrangement.classifier_outputs(weights) - 1
     return not any(
-        (BOXES.match(key) and value.shape[0] == 4 * per_class != 4)
-        or (MASKS.match(key) and value.shape[0] == per_class != 1)
+        (arrangement.BOXES.match(key) and value.shape[0] == 4 * per_class != 4)
+        or (arrangement.MASKS.match(key) and value.shape[0] == per_class != 1)
         for key, value in weights.items()
     )

@@ -4,13 +4,25 @@ Each function returns half a sentence for the load report: '' where ``model`` ha
 setting where it does not, where it cannot be told, or where there is no model.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # also that of every norm of ours
+
+from .identify import config_hint
 
 # mean and std of the images (0 to 255) that weights without such a record were trained on
+IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 MSRA = ((103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
+MSRA_CAFFE2 = ((102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0))
 RESNEST = ((123.68, 116.779, 103.939), (58.393, 57.12, 57.375))
+
+# Whose box arithmetic: pixels are counted (a box from 0 to 9 is 10 wide), each in its own way, or
+# boxes are continuous (9 wide), as in detectron2 and mmdetection since 2.0.
+MASKRCNN_BENCHMARK = 'maskrcnn-benchmark'
+MMDETECTION_1 = 'mmdetection 1.x'
+PIXEL_COUNTING = (MASKRCNN_BENCHMARK, MMDETECTION_1)
+CONTINUOUS = 'mmdetection 2.x and later'
 
 # One per cent and half a per cent apart from those of mmdetection's configs, 0.033 and 0.067.
 _THIRD_STDS = (1 / 30, 1 / 30, 1 / 15, 1 / 15)
@@ -41,15 +53,39 @@ def inputs(
 
 
 def stride_in_1x1(model: nn.Module | None) -> str:
-    """The stride of a stage in its first 1x1 convolution, as detectron2's published models have
-    it."""
+    """The stride of a stage in its first 1x1 convolution, as the published models of detectron2 and
+    maskrcnn-benchmark have it."""
     if model is not None:
-        backbone = getattr(model, 'backbone', model)
-        stage = getattr(backbone, 'layer2', None)
-        conv = getattr(stage[0], 'conv1', None) if isinstance(stage, nn.Sequential) else None
+        conv = getattr(_first_block(model, 'layer2'), 'conv1', None)
         if conv is None or max(conv.stride) > 1:
             return ''
-    return "in published ones the first 1x1 convolution has the stride (backbone.style='caffe')"
+    return (
+        "in published ones the first 1x1 convolution has the stride (backbone.style='caffe'), not "
+        'the 3x3, which costs several AP'
+    )
+
+
+def first_block_pool(model: nn.Module | None) -> str:
+    """A Res2Net that pools the last split of every stage's first block: also where it is not
+    strided."""
+    if model is not None:
+        block = _first_block(model, 'layer1')
+        if not hasattr(block, 'convs') or getattr(block, 'pool', None) is not None:
+            return ''
+    return "its Res2Net pools the last split in stage 1 too (backbone.first_block_pool='always')"
+
+
+def norms_without_epsilon(model: nn.Module | None) -> str:
+    """Batch norms in the backbone that are constants, nothing added to their variance."""
+    if model is not None:
+        backbone = getattr(model, 'backbone', model)
+        norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+        if not any(norm.eps for norm in norms):
+            return ''
+    return (
+        "its norms are constants without epsilon (backbone.norm_cfg=dict(type='FrozenBN', eps=0, "
+        'requires_grad=False))'
+    )
 
 
 def third_stage(model: nn.Module | None) -> str:
@@ -78,10 +114,97 @@ def one_mask_head(model: nn.Module | None) -> str:
     )
 
 
-def joined(layout: str, parts: Iterable[str]) -> str:
-    """The note of a layout; '' where there is nothing to say."""
-    found = '; '.join(part for part in parts if part)
-    return f'converted from {layout}: {found}' if found else ''
+def boxes(model: nn.Module | None, lineage: str, weights: Mapping[str, Tensor]) -> str:
+    """The arithmetic of boxes: anchors, deltas, RoI pooling, suppression, masks. ``lineage``:
+    whose the file was trained with; ``weights``: the file's, by our names; without heads there is
+    none."""
+    here = '' if model is None else arithmetic(model)
+    told = model is None and lineage == CONTINUOUS  # nothing to say
+    if told or here == lineage or (model is not None and not here) or not _has_heads(weights):
+        return ''
+    if lineage == CONTINUOUS:
+        return (
+            f"its boxes are continuous (0 to 9 is 9 wide), but this model has {here}'s arithmetic, "
+            'which counts pixels: boxes shift by about a pixel'
+        )
+    if here in ('', CONTINUOUS):
+        return (
+            'it counted a box from 0 to 9 as 10 pixels wide, rounded its anchors and pooled RoIs '
+            'unaligned (roi_layer aligned=False, sampling_ratio=2); with the arithmetic of '
+            f'{CONTINUOUS}{", as in this model," if here else ""} boxes shift by about a pixel'
+        )
+    return (
+        f"this model has {here}'s arithmetic, which rounds anchors, pools RoIs and pastes masks in "
+        'another way: boxes shift by about a pixel'
+    )
+
+
+def arithmetic(model: nn.Module) -> str:
+    """Whose box arithmetic a detector has, judged by its anchors or, without proposals of its own,
+    by its deltas; '' where it has neither (a bare backbone)."""
+    generator = getattr(getattr(model, 'rpn_head', None), 'anchor_generator', None)
+    if generator is not None:
+        round_sides = getattr(generator, 'round_sides', None)  # only legacy anchors are rounded
+        if round_sides is None:
+            return CONTINUOUS
+        return MASKRCNN_BENCHMARK if round_sides else MMDETECTION_1
+    head = getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
+    if isinstance(head, nn.ModuleList):
+        head = head[0]
+    coder = getattr(head, 'bbox_coder', None)
+    if coder is None:
+        return ''
+    return MMDETECTION_1 if getattr(coder, 'offset', 0) else CONTINUOUS
+
+
+def recorded_boxes(model: nn.Module, meta: object, weights: Mapping[str, Tensor]) -> str:
+    """The same for a file whose names are ours from the beginning: which config it was trained
+    with, its ``meta`` tells."""
+    lineage, here = recorded(meta), arithmetic(model)
+    if lineage:
+        text = boxes(model, lineage, weights)
+    elif here in PIXEL_COUNTING and _has_heads(weights):
+        lineage = CONTINUOUS  # the likeliest by far
+        text = (
+            'it does not say whose arithmetic of boxes it was trained with; this model has that of '
+            f'{here}, which counts pixels: boxes of {CONTINUOUS} would shift by about a pixel'
+        )
+    else:
+        return ''
+    return '; '.join(part for part in (text, config_hint(weights, lineage)) if part) if text else ''
+
+
+def recorded(meta: object) -> str:
+    """Whose arithmetic of boxes a file was trained with by its own record; '' where it has
+    none."""
+    if not isinstance(meta, Mapping):
+        return ''
+    for key in ('cfg', 'config'):  # mmengine's, and the name before
+        text = meta.get(key)
+        if isinstance(text, str) and 'anchor_generator' in text:
+            if 'LegacyAnchorGenerator' not in text:
+                return CONTINUOUS
+            return MASKRCNN_BENCHMARK if "rounding='sides'" in text else MMDETECTION_1
+    major = str(meta.get('mmdet_version', '')).partition('.')[0]
+    return CONTINUOUS if major.isdigit() and int(major) > 1 else ''
+
+
+def joined(layout: str, parts: Iterable[str], hint: str = '') -> str:
+    """The note of a layout, with a ``hint`` what to do at its end; '' where there is nothing to
+    say."""
+    found = [part for part in parts if part]
+    if not found:
+        return ''
+    return f'converted from {layout}: {"; ".join([*found, *([hint] if hint else [])])}'
+
+
+def _first_block(model: nn.Module, stage: str) -> nn.Module | None:
+    blocks = getattr(getattr(model, 'backbone', model), stage, None)
+    return blocks[0] if isinstance(blocks, nn.Sequential) else None
+
+
+def _has_heads(weights: Mapping[str, Tensor]) -> bool:
+    return any(key.startswith(('rpn_head.', 'roi_head.')) for key in weights)
 
 
 def _close(found: Sequence[float], wanted: Sequence[float], tolerance: float = 0.01) -> bool:

@@ -5,8 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import CheckpointError
+from . import settings
 from .identify import identify
-from .layouts import detect
+from .layouts import MMDETECTION, detect, origin
 from .loading import checkpoint_dataset_meta, checkpoint_weights
 from .reader import read_checkpoint
 
@@ -16,24 +18,31 @@ def upgrade(source: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
 
     The checkpoint has ``state_dict`` in mmdetection 3.x's names and order of classes, and ``meta``
     with ``dataset_meta`` (``classes``, ``palette``) as far as the file has them and
-    ``converted_from``, the layout it was recognised as. Optimiser states and logs stay behind.
+    ``converted_from``, the layout that it had or, where its own record tells more, whose
+    arithmetic it was trained with. Optimiser states and logs stay behind.
 
     Args:
         source: as for :func:`load_checkpoint`.
 
     Raises:
-        CheckpointError: unreadable, or without weights.
+        CheckpointError: unreadable, without weights, or of a detector that there is not here.
     """
     checkpoint = read_checkpoint(source)
     name = os.fspath(source)
     weights = checkpoint_weights(checkpoint, name)
     layout = detect(weights)
-    note = layout.note(weights, None)
+    if refusal := layout.refusal(weights):
+        raise CheckpointError(f'{name}: {refusal}.')
+    trained = origin(weights, checkpoint.get('meta'))
+    note = trained.note(weights, None)
     # cut tensors would otherwise be saved with the whole they are views of
     converted: dict[str, Tensor] = {
         key: value.clone() for key, value in layout.convert(weights, {}).items()
     }
-    meta: dict[str, Any] = dict(converted_from=layout.name)
+    whose = settings.recorded(checkpoint.get('meta')) if trained is MMDETECTION else ''
+    meta: dict[str, Any] = dict(
+        converted_from=whose if whose in settings.PIXEL_COUNTING else trained.name
+    )
     dataset_meta = checkpoint_dataset_meta(checkpoint)
     if dataset_meta is not None:
         meta['dataset_meta'] = dataset_meta

@@ -1,4 +1,5 @@
-"""Convert a checkpoint of mmdetection 1.x or detectron2 (or an ImageNet file) to today's names:
+"""Convert a checkpoint of mmdetection 1.x, maskrcnn-benchmark or detectron2 (or an ImageNet file)
+to today's names:
 python tools/model_converters/upgrade_model_version.py IN OUT"""
 
 import argparse
@@ -9,13 +10,15 @@ from mmdet_r2.zoo import upgrade
 
 EPILOG = """\
 Loading converts by itself: this is for files that other programs shall read too. OUT holds weights
-and class names, without optimiser states. IN may be of mmdetection 1.x; of detectron2 and its forks
-for ResNeSt and Res2Net (.pth or .pkl; offsets of deformable convolutions become dense); or an
-ImageNet file of torch, detectron2 or Caffe2. What the weights do not say (colours, strides) is
-printed.
+and class names, without optimiser states. IN may be of mmdetection 1.x; of maskrcnn-benchmark and
+its fork for Res2Net (with a feature pyramid); of detectron2 and its forks for ResNeSt and Res2Net
+(.pth or .pkl; offsets of deformable convolutions become dense); or an ImageNet file of torch,
+detectron2 or Caffe2. What the weights do not say (colours, strides, whether boxes count pixels) is
+printed with the config to use, and the file remembers where it comes from.
 
 examples:
   python tools/model_converters/upgrade_model_version.py htc_r2_101_v1.pth htc_r2_101.pth
+  python tools/model_converters/upgrade_model_version.py model_final.pth mask_rcnn_r2_50.pth
   python tools/model_converters/upgrade_model_version.py \\
       detectron2://ImageNetPretrained/MSRA/R-50.pkl resnet50_msra.pth
 """
