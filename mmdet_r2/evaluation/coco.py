@@ -32,6 +32,8 @@ from .coco_format import (
 )
 from .collect import PerImageMetric
 from .image_result import ImageResult, as_array, check_labels, finite_detections, pack, unpack
+from .matching import compare_evaluated
+from .mistakes import summary, worst_table
 from .recall import greedy_iou, top_boxes
 
 METRIC_NAMES = ('bbox', 'segm', 'proposal', 'proposal_fast')
@@ -110,7 +112,8 @@ class CocoMetric(PerImageMetric):
     ``PackDetInputs.meta_keys``); object sizes are then those of the mask or box.
 
     After :meth:`evaluate`, ``report`` on the main process holds for each of bbox, segm the 12 COCO
-    numbers and those of every class, None where nothing is annotated.
+    numbers, those of every class, precision and recall where F1 is best, the confusion matrix and
+    the kinds of mistakes (:mod:`.mistakes`), None where nothing is annotated.
 
     Args:
         ann_file: COCO annotation file.
@@ -401,10 +404,16 @@ class CocoMetric(PerImageMetric):
         print_log('\n' + '\n'.join(lines), 'current')
         values = {f'{metric}_{item}': _number(item).of(evaluation) for item in items}
         per_class = self._per_class(evaluation, category_ids)
+        names = {i: name for i, name in enumerate(self._classes()) if name in per_class}
+        more, rows = summary(compare_evaluated(evaluation, category_ids), names)
+        for name, row in rows.items():
+            per_class[name] |= row
         self.report[metric] = {
             **{name: None if value == -1 else value for name, value in twelve.items()},
             'per_class': per_class,
+            **more,
         }
+        print_log('\n' + worst_table(per_class), 'current')
         if self.classwise:
             print_log('\n' + _class_table(per_class), 'current')
             stem = f'{metric}_' if len(self.metrics) > 1 else ''

@@ -2,9 +2,11 @@
 kind of mistake costs how much.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from terminaltables import AsciiTable
 
 from .matching import (
     RIGHT,
@@ -194,11 +196,82 @@ def _mean_precision(
     data: Comparison, label: np.ndarray, verdict: np.ndarray, counted: np.ndarray
 ) -> float | None:
     """Mean of the classes' average precision; None without any object."""
-    values = []
     numbers = np.bincount(data.gt_label[counted], minlength=data.num_classes)
     order = np.argsort(data.priority)
     order = order[(verdict[order] == RIGHT) | (verdict[order] == WRONG)]
-    for k in np.flatnonzero(numbers):
-        chosen = order[label[order] == k]
-        values.append(interpolate(verdict[chosen] == RIGHT, int(numbers[k]), RECALLS).mean())
+    order = order[np.argsort(label[order], kind='stable')]
+    ends = np.cumsum(np.bincount(label[order], minlength=data.num_classes))
+    values = [
+        interpolate(right, int(number), RECALLS).mean()
+        for right, number in zip(np.split(verdict[order] == RIGHT, ends[:-1]), numbers)
+        if number
+    ]
     return float(np.mean(values)) if values else None
+
+
+def summary(
+    data: Comparison, names: Mapping[int, str], *, iou_thr: float = 0.5, score_thr: float = 0.3
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """All of the above, as JSON.
+
+    Args:
+        data: what was found and annotated.
+        names: of the classes to be reported, by label.
+        iou_thr: least overlap of a right detection.
+        score_thr: of detections in the confusion matrix.
+
+    Returns:
+        dict(best_f1, confusion_matrix, mistakes), and for each class its row of best_f1 and
+        ``taken_for``: the class it is most often confused with, and how often; None for none.
+    """
+    result = judge(data, iou_thr)
+    numbers = np.bincount(data.gt_label[result.counted], minlength=data.num_classes)
+    matrix = confusion_matrix(data, score_thr=score_thr, iou_thr=iou_thr)
+    labels = [*names, data.num_classes]
+    rows: dict[str, dict[str, Any]] = {}
+    for label, name in names.items():
+        others = matrix[label, : data.num_classes].copy()
+        others[label] = 0
+        taken_for = None
+        if others.max(initial=0) > 0 and int(others.argmax()) in names:
+            taken_for = dict(name=names[int(others.argmax())], count=int(others.max()))
+        best = best_f1(data, result.verdict, int(numbers[label]), label)
+        rows[name] = best | {'taken_for': taken_for}
+    report = dict(
+        best_f1=dict(iou_thr=iou_thr) | best_f1(data, result.verdict, int(numbers.sum())),
+        confusion_matrix=dict(
+            iou_thr=iou_thr,
+            score_thr=score_thr,
+            rows='annotated',
+            columns='found',
+            names=[*names.values(), 'background'],
+            counts=matrix[np.ix_(labels, labels)].tolist(),
+        ),
+        mistakes=dict(iou_thr=iou_thr, kinds=mistakes(data, iou_thr)),
+    )
+    return report, rows
+
+
+def worst_table(per_class: Mapping[str, Mapping[str, Any]], number: int = 10) -> str:
+    """The classes of lowest AP, to be printed; '' where nothing is annotated.
+
+    Args:
+        per_class: of a metric's report.
+        number: how many.
+    """
+
+    def shown(value: float | None) -> str:
+        return '-' if value is None else f'{value:.3f}'
+
+    annotated = [(name, row) for name, row in per_class.items() if row['AP'] is not None]
+    worst = sorted(annotated, key=lambda item: item[1]['AP'])[:number]
+    if not worst:
+        return ''
+    head = ['lowest AP', 'AP', 'AP50', 'best F1', 'precision', 'recall', 'at score', 'objects']
+    rows = [[*head, 'most often taken for']]
+    for name, row in worst:
+        keys = ('AP', 'AP50', 'f1', 'precision', 'recall', 'score_thr')
+        other = row['taken_for']
+        text = f'{other["name"]} ({other["count"]})' if other else '-'
+        rows.append([name, *(shown(row[key]) for key in keys), str(row['num_gt']), text])
+    return AsciiTable(rows).table
