@@ -156,7 +156,7 @@ def zoo(tmp_path, monkeypatch) -> Iterator[Path]:
         ('127.0.0.1', 0), partial(Quiet, directory=str(folder))
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    hosts = (f'http://127.0.0.1:{server.server_port}/', names._OPENMMLAB_HOSTS[1])
+    hosts = (f'http://127.0.0.1:{server.server_port}/', names._OPENMMLAB_HOSTS[-1])
     monkeypatch.setattr(names, '_OPENMMLAB_HOSTS', hosts)
     monkeypatch.setenv('MMDET_R2_CACHE', str(tmp_path / 'cache'))
     monkeypatch.delenv('MMDET_R2_ZOO', raising=False)
@@ -191,7 +191,8 @@ def test_the_names_of_the_index_are_the_published_files(system) -> None:
     assert model is not None and model.hash == file[-12:-4]
     folder = file.rpartition('-')[0]
     end = f'mmdetection/v2.0/res2net/{folder}/{file}'
-    assert [url.endswith(end) for url in names.urls_of(file)] == [True, True]
+    urls = names.urls_of(file)
+    assert len(urls) > 1 and all(url.endswith(end) for url in urls)
 
 
 def test_hashes_of_the_index_are_those_in_the_file_names() -> None:

@@ -1,37 +1,55 @@
-"""Fetching published files: several addresses, resumed transfers, verified names, one request per
+"""Fetching published files: several addresses, resumed transfers, verified content, one request per
 machine.
 
 Where files go: ``$MMDET_R2_CACHE``, else ``$XDG_CACHE_HOME/mmdet_r2``, else ``~/.cache/mmdet_r2``.
-A folder named by ``$MMDET_R2_ZOO`` is looked into first, so that a machine without network runs
-from a copied zoo.
+Looked into first, so that a machine without network runs from a copied zoo: the folder (or http
+address) named by ``$MMDET_R2_ZOO``, then what mmdetection, detectron2 and torchvision have
+downloaded before. With ``$MMDET_R2_OFFLINE`` set to 1 nothing is asked of the network.
+
+No file from the network is used unless its content has the hash that its name, the metafile or the
+caller says: hosts change hands (that of mmdetection's files lapsed in 2026).
 """
 
-import contextlib
 import hashlib
-import http.client
 import os
+import random
 import re
 import sys
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
+from . import index
+from .lock import exclusive
+from .transfer import StorageFailed, TransferFailed, file_name, transfer
 
 CACHE_VARIABLE = 'MMDET_R2_CACHE'
 MIRROR_VARIABLE = 'MMDET_R2_ZOO'
+OFFLINE_VARIABLE = 'MMDET_R2_OFFLINE'
+# How often each address is tried, and the seconds before the second round; they double.
+_ROUNDS = 3
+_PAUSE = 1.0
 _CHUNK = 1 << 20
 # model_zoo names end in '-' and the first eight hex digits of the file's SHA-256. A date of this
 # century is taken for what it is: one hash in 100,000 looks like one.
 _DATE = r'20\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])'
 _HASH = re.compile(rf'-(?!{_DATE}\.)([0-9a-f]{{8}})\.(?:pth|pt|pkl|tar|safetensors)$')
+# detectron2's zoo: six digits of the file's MD5.
+_DETECTRON2_HASH = re.compile(r'^model_final_([0-9a-f]{6})\.pkl$')
+_GIVEN_HASH = re.compile(r'#sha256=([0-9a-f]{8,64})$')
 
 
-class _Failed(Exception):
-    """One address did not give the file; the text is its reason."""
+@dataclass(frozen=True)
+class _File:
+    """A file behind an address: where it will be, and hash digits that it must have."""
+
+    url: str
+    name: str
+    target: Path
+    wanted: tuple[str, ...]
 
 
 def cache_dir() -> Path:
@@ -42,15 +60,15 @@ def cache_dir() -> Path:
     return Path(base).expanduser() / 'mmdet_r2'
 
 
-def file_name(url: str) -> str:
-    """Last part of the address's path, without query: the name a download is stored under."""
-    return urllib.parse.unquote(urllib.parse.urlsplit(url.strip()).path).rsplit('/', 1)[-1]
+def offline() -> bool:
+    """Whether ``$MMDET_R2_OFFLINE`` forbids the network."""
+    return os.environ.get(OFFLINE_VARIABLE, '').lower() not in ('', '0', 'no', 'false', 'off')
 
 
 def expected_hash(name: str) -> str | None:
-    """The eight hex digits of SHA-256 that a published file name ends in, or None where it has
-    none."""
-    found = _HASH.search(name)
+    """The hex digits of a hash that a published file name ends in, or None where it has none:
+    eight of SHA-256, or six of MD5 in detectron2's ``model_final_dbfeb4.pkl``."""
+    found = _HASH.search(name) or _DETECTRON2_HASH.search(name)
     return found.group(1) if found else None
 
 
@@ -62,8 +80,8 @@ def sha256(path: Path) -> str:
 def has_hash(path: Path, digits: str) -> bool:
     """Whether a file's hash begins with ``digits``: SHA-256, or one of those it followed.
 
-    The projects of OpenMMLab and PyTorch use SHA-256; of the detectors of ResNeSt's authors it is
-    only known that their names end in eight digits of a hash.
+    The projects of OpenMMLab and PyTorch use SHA-256, detectron2 MD5; of the detectors of ResNeSt's
+    authors it is only known that their names end in eight digits of a hash.
     """
     return any(_digest(path, kind).startswith(digits) for kind in ('sha256', 'sha1', 'md5'))
 
@@ -76,170 +94,278 @@ def _digest(path: Path, kind: str) -> str:
     return digest.hexdigest()
 
 
-def download(urls: str | Sequence[str], *, timeout: float = 30.0) -> Path:
+def download(
+    urls: str | Sequence[str],
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    unverified: bool = False,
+    timeout: float = 30.0,
+) -> Path:
     """Return the local path of the first of ``urls`` that can be had, from mirror folder, cache or
     network.
 
-    A file whose name carries a hash is only ever returned when its content has that hash. Transfers
-    that break are resumed. Processes on one machine share the cache: one transfers, the others wait
-    for it.
+    A file is only ever returned when its content has the hash that is known of it. Transfers that
+    break are resumed, and tried again after a pause. Processes on one machine (or of several that
+    share the folder) take turns: one transfers, the others wait for it.
 
     Args:
         urls: addresses to try in order; they may have different file names (the same weights,
-            republished).
+            republished). An address may end in ``#sha256=`` and digits that its file must have.
+        folder: where the file is put, instead of the cache.
+        unverified: take a file whose hash nobody published. It is noted beside the file, and from
+            then on the file must have it.
         timeout: seconds without a byte after which an address is given up.
 
     Raises:
-        CheckpointError: no address gave the file; the message has every address with its reason.
+        CheckpointError: no address gave the file, nobody says what it must contain, or it cannot be
+            written; the message has every address with its reason, and what can be done by hand.
     """
     urls = [urls] if isinstance(urls, str) else list(urls)
-    urls = [url.strip() for url in urls]
+    files = [_file(url, folder) for url in urls]
     reasons: list[str] = []
-    for url in urls:
-        found = _from_mirror(url, reasons)
+    for file in files:
+        found = _from_mirror(file, reasons)
         if found is not None:
-            return found
-    for url in urls:
-        target = _target(url)
-        if target.is_file():
-            return target
-    for url in urls:
-        target = _target(url)
+            return found if folder is None else _copied(found, file.target)
+    for file in files:
+        found = _cached(file) or _elsewhere(file)
+        if found is None and folder is not None:
+            found = _cached(_file(file.url, None, file.wanted))
+        if found is not None:
+            return found if folder is None else _copied(found, file.target)
+    if offline():
+        raise CheckpointError(
+            f'{files[0].name} is not in {files[0].target.parent}, and is not downloaded because '
+            f'{OFFLINE_VARIABLE} is set. {_by_hand(files)}'
+        )
+    allowed = [file for file in files if file.wanted or unverified]
+    reasons += [f'{f.url}: nobody published a hash of it' for f in files if f not in allowed]
+    if not allowed:
+        raise CheckpointError(_unknown_content(files))
+    groups: dict[Path, list[_File]] = {}
+    for file in (*_on_mirror(allowed), *allowed):
+        groups.setdefault(file.target, []).append(file)
+    for target, group in groups.items():
         try:
-            with _exclusive(target):
-                if (
-                    not target.is_file()
-                ):  # another process may have finished it while this one waited
-                    _transfer(url, target, timeout)
+            _from_network(target, group, timeout, reasons)
             return target
-        except _Failed as failure:
-            reasons.append(f'{url}: {failure}')
-        except OSError as error:
-            reasons.append(f'{url}: cannot write {target.parent} ({error.strerror or error})')
-    hint = f'put the file into a folder and set {MIRROR_VARIABLE} to it, or pass its path'
-    raise CheckpointError(f'cannot download {file_name(urls[0])}: {"; ".join(reasons)} ({hint}).')
+        except StorageFailed as error:
+            other = f'set {CACHE_VARIABLE} to' if folder is None else 'choose'
+            raise CheckpointError(
+                f'cannot download {target.name}: cannot write {target.parent} ({error}). Make room '
+                f'or get write permission there, or {other} another folder.'
+            ) from None
+        except TransferFailed:
+            pass  # each reason is in the list
+    raise CheckpointError(
+        f'cannot download {files[0].name}: {"; ".join(reasons)}. {_by_hand(files)}'
+    )
 
 
-def _from_mirror(url: str, reasons: list[str]) -> Path | None:
-    folder = os.environ.get(MIRROR_VARIABLE)
-    if not folder:
-        return None
+def _file(
+    url: str, folder: str | os.PathLike[str] | None, wanted: tuple[str, ...] | None = None
+) -> _File:
+    url = url.strip()
+    given = _GIVEN_HASH.search(url)
+    if '#sha256=' in url and given is None:
+        raise CheckpointError(f'{url}: #sha256= needs 8 to 64 hex digits.')
+    url = url.partition('#')[0]
     name = file_name(url)
-    remote_path = urllib.parse.urlsplit(url).path.lstrip('/')
-    for candidate in (Path(folder).expanduser() / remote_path, Path(folder).expanduser() / name):
+    known = (expected_hash(name), index.weights_hash(name), given and given.group(1))
+    wanted = wanted or tuple(dict.fromkeys(digits for digits in known if digits))
+    if folder is not None:
+        target = Path(folder).expanduser() / name
+    else:
+        # by name where the content is known, else apart for every address
+        apart = '' if wanted else hashlib.sha256(url.encode()).hexdigest()[:8]
+        target = cache_dir() / 'checkpoints' / apart / name
+    if not wanted and (note := _note(target)).is_file():
+        wanted = tuple(note.read_text().split()[:1])
+    return _File(url, name, target, wanted)
+
+
+def _note(target: Path) -> Path:
+    """File with the hash of one that was taken unverified."""
+    return target.with_name(f'{target.name}.sha256')
+
+
+def wrong_hash(path: Path, wanted: Sequence[str]) -> str | None:
+    """The digits of ``wanted`` that are not those of the file's hash; None if all are."""
+    return next((digits for digits in wanted if not has_hash(path, digits)), None)
+
+
+# ------------------------------------------------------------------------------ files already here
+
+
+def _from_mirror(file: _File, reasons: list[str]) -> Path | None:
+    """The file in the folder that the user names. One without any known hash is believed there, if
+    it is under its whole path, or under a name that only one model of the index has."""
+    chosen = os.environ.get(MIRROR_VARIABLE, '')
+    if not chosen or chosen.startswith(('http://', 'https://')):
+        return None
+    folder = Path(chosen).expanduser()
+    candidates = [folder / urllib.parse.urlsplit(file.url).path.lstrip('/')]
+    if file.wanted or index.find_model(file.name) is not None:
+        candidates.append(folder / file.name)
+    for candidate in candidates:
         if candidate.is_file():
-            wanted = expected_hash(name)
-            if wanted is None or has_hash(candidate, wanted):
+            wrong = wrong_hash(candidate, file.wanted)
+            if wrong is None:
                 return candidate
-            reasons.append(f'{candidate}: its SHA-256 does not begin with {wanted}')
+            reasons.append(f'{candidate}: its SHA-256 does not begin with {wrong}')
     return None
 
 
-def _target(url: str) -> Path:
-    """Where a URL's file is cached: by name where the name has a hash, else apart for every
-    address."""
-    name = file_name(url)
-    folder = cache_dir() / 'checkpoints'
-    if expected_hash(name) is None:
-        folder = folder / hashlib.sha256(url.encode()).hexdigest()[:8]
-    return folder / name
+def _on_mirror(files: Sequence[_File]) -> list[_File]:
+    """The addresses on the server that the user names instead of a folder."""
+    base = os.environ.get(MIRROR_VARIABLE, '')
+    if not base.startswith(('http://', 'https://')):
+        return []
+    base = base.rstrip('/')
+    paths = {urllib.parse.urlsplit(file.url).path: file for file in reversed(files)}
+    return [_File(base + path, f.name, f.target, f.wanted) for path, f in reversed(paths.items())]
 
 
-@contextlib.contextmanager
-def _exclusive(target: Path) -> Iterator[None]:
-    """Hold the lock file beside ``target``: the ranks of a launch, or separate programs, take
-    turns."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _cached(file: _File) -> Path | None:
+    """The file where it would be downloaded to, if it is there and has its hash."""
+    if not file.target.is_file() or not file.wanted:
+        return None
+    if wrong_hash(file.target, file.wanted) is None:
+        return file.target
+    print(f'{file.target} is damaged: it is downloaded again.', file=sys.stderr)
+    return None
+
+
+def _elsewhere(file: _File) -> Path | None:
+    """The file as torch.hub (mmdetection, torchvision), mim or detectron2 downloaded it before."""
+    if not file.wanted:
+        return None
+    caches = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+    torch_home = Path(os.environ.get('TORCH_HOME') or caches / 'torch').expanduser()
+    iopath = Path(os.environ.get('FVCORE_CACHE') or '~/.torch/iopath_cache').expanduser()
+    path = urllib.parse.urlsplit(file.url).path.lstrip('/')
+    for candidate in (
+        torch_home / 'hub' / 'checkpoints' / file.name,
+        caches / 'mim' / file.name,
+        iopath / path,
+    ):
+        if candidate.is_file() and wrong_hash(candidate, file.wanted) is None:
+            return candidate
+    return None
+
+
+def _copied(source: Path, target: Path) -> Path:
+    """``source`` at ``target``, without a moment in which half of it is there."""
+    import shutil
+
+    if target.exists() and target.samefile(source):
+        return target
+    partial = target.with_name(f'{target.name}.{os.getpid()}.part')
     try:
-        import fcntl
-    except ImportError:  # not on Windows: there, two programs may download the same file twice
-        yield
-        return
-    with open(f'{target}.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, partial)
+        os.replace(partial, target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f'cannot copy {source} to {target} ({error.strerror or error}).'
+        ) from None
+    return target
 
 
-def _transfer(url: str, target: Path, timeout: float) -> None:
-    """Fetch ``url`` to ``target``: into a partial file first, moved into place only when complete
-    and verified."""
-    if not url.startswith(('http://', 'https://')):
-        raise _Failed('not an http(s) address')
-    partial = target.with_name(f'{target.name}.part')
-    wanted = expected_hash(target.name)
-    resumed = _fetch(url, partial, resume=wanted is not None, timeout=timeout)
-    if wanted is not None and not has_hash(partial, wanted):
-        if (
-            resumed
-        ):  # the beginning came from elsewhere or from an older file: once more from the start
-            partial.unlink()
-            _fetch(url, partial, resume=False, timeout=timeout)
-        if not has_hash(partial, wanted):
-            found = sha256(partial)
-            partial.unlink()
-            raise _Failed(f'wrong content (SHA-256 begins with {found[:8]}, not {wanted})')
-    os.replace(partial, target)
+# ------------------------------------------------------------------------------ the network
 
 
-def _fetch(url: str, partial: Path, *, resume: bool, timeout: float) -> bool:
-    """Append the missing bytes to ``partial`` (or write all of them); returns whether it was
-    continued.
+def _from_network(target: Path, files: Sequence[_File], timeout: float, reasons: list[str]) -> None:
+    """Fetch ``target`` from the first of ``files`` that gives it; adds to ``reasons`` otherwise."""
+    try:
+        with exclusive(target) as lock:
+            if lock.failed is not None:  # while this process waited for another to fetch it
+                reasons += lock.failed
+                raise TransferFailed('another process could not get it')
+            wanted = files[0].wanted
+            if wanted and target.is_file() and wrong_hash(target, wanted) is None:
+                return
+            try:
+                _in_rounds(target, files, lock.partial, timeout, reasons)
+            except TransferFailed:
+                lock.fail(reasons)
+                raise
+            if not wanted:
+                digits = sha256(target)
+                _note(target).write_text(f'{digits}  {target.name}\n')
+                print(f'{target.name}: taken unverified, SHA-256 {digits}', file=sys.stderr)
+    except OSError as error:
+        raise StorageFailed(error.strerror or str(error)) from None
 
-    Only names with a hash are resumed: without one nothing shows that both parts are of one file.
+
+def _in_rounds(
+    target: Path, files: Sequence[_File], partial: Path, timeout: float, reasons: list[str]
+) -> None:
+    """Try every address; after a pause, those again whose failure may have passed.
+
+    Progress of a megabyte starts the count of rounds again: a long file over a bad line arrives.
     """
-    have = partial.stat().st_size if resume and partial.is_file() else 0
-    request = urllib.request.Request(url, headers={'User-Agent': 'mmdet_r2'})
-    if have:
-        request.add_header('Range', f'bytes={have}-')
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as reply:
-            continued = reply.status == 206 and have > 0
-            size = reply.headers.get('Content-Length')
-            total = None if size is None else int(size) + (have if continued else 0)
-            with open(partial, 'ab' if continued else 'wb') as file:
-                with _Progress(file_name(url), total) as progress:
-                    while chunk := reply.read(_CHUNK):
-                        file.write(chunk)
-                        progress.update(file.tell())
-                done = file.tell()
-    except urllib.error.HTTPError as error:
-        if (
-            error.code == 416 and have
-        ):  # nothing after our bytes: they are the whole file, or too many
-            return True
-        raise _Failed(f'HTTP {error.code} {error.reason}') from None
-    except urllib.error.URLError as error:
-        raise _Failed(f'{error.reason}') from None
-    except (TimeoutError, http.client.HTTPException, ConnectionError, ValueError) as error:
-        raise _Failed(f'{type(error).__name__}: {error}') from None
-    if total is not None and done != total:
-        raise _Failed(f'cut short ({done} of {total} bytes)')
-    return continued
+    failed: dict[str, str] = {}
+    pending = list(files)
+    rounds = 0
+    while pending:
+        before = partial.stat().st_size if partial.is_file() else 0
+        waits: list[float] = []
+        for file in list(pending):
+            try:
+                _transfer(file, partial, timeout)
+                os.replace(partial, target)
+                return
+            except TransferFailed as failure:
+                failed[file.url] = str(failure)
+                if failure.wait is None:
+                    pending.remove(file)
+                else:
+                    waits.append(failure.wait)
+        after = partial.stat().st_size if partial.is_file() and files[0].wanted else 0
+        rounds = 0 if after - before >= _CHUNK else rounds + 1
+        if rounds == _ROUNDS or not pending:
+            break
+        pause = _PAUSE * 2 ** max(0, rounds - 1) * random.uniform(1, 1.25)
+        time.sleep(max(pause, min(waits)))
+    reasons += [f'{url}: {reason}' for url, reason in failed.items()]
+    raise TransferFailed('no address gave it')
 
 
-class _Progress:
-    """A line on the terminal that says how far a transfer is; silent where stderr is no
-    terminal."""
+def _transfer(file: _File, partial: Path, timeout: float) -> None:
+    """Fetch one address to ``partial``, and verify it.
 
-    def __init__(self, name: str, total: int | None) -> None:
-        self.name, self.total, self.last = name, total, 0.0
-        self.shown = sys.stderr.isatty()
+    Only files of known content are resumed: otherwise nothing shows that both parts are of one.
+    """
+    resumed = transfer(file.url, partial, resume=bool(file.wanted), timeout=timeout)
+    wrong = wrong_hash(partial, file.wanted)
+    if wrong is not None and resumed:
+        # the beginning came from elsewhere or from an older file: once more from the start
+        partial.unlink()
+        transfer(file.url, partial, resume=False, timeout=timeout)
+        wrong = wrong_hash(partial, file.wanted)
+    if wrong is not None:
+        found = sha256(partial)
+        partial.unlink()
+        raise TransferFailed(f'wrong content (SHA-256 begins with {found[:8]}, not {wrong})')
 
-    def __enter__(self) -> '_Progress':
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        if self.shown and self.last:
-            sys.stderr.write('\n')
+def _by_hand(files: Sequence[_File]) -> str:
+    """What to do where the network does not help."""
+    file = files[0]
+    check = f' (its hash must begin with {file.wanted[0]})' if file.wanted else ''
+    return (
+        f'By hand: get {file.name} from anyone who has it{check}, and pass its path, or set '
+        f'{MIRROR_VARIABLE} to the folder it is in.'
+    )
 
-    def update(self, done: int) -> None:
-        now = time.monotonic()
-        if not self.shown or (now - self.last < 0.5 and done != self.total):
-            return
-        self.last = now
-        of = f' of {self.total / 1e6:.1f}' if self.total else ''
-        sys.stderr.write(f'\rdownloading {self.name}: {done / 1e6:.1f}{of} MB')
-        sys.stderr.flush()
+
+def _unknown_content(files: Sequence[_File]) -> str:
+    url = files[0].url
+    return (
+        f'{url}: nobody published a hash of this file, so nothing would show that it was '
+        'exchanged: it is not used. If you trust the place: python tools/download.py --unverified '
+        f'{url} (notes its SHA-256 for the next time); or add #sha256= and the digits you expect '
+        'to the address; or pass the path of a file that you got yourself.'
+    )

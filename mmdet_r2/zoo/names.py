@@ -9,21 +9,29 @@ from mmengine.config import Config
 
 from ..errors import CheckpointError
 from . import index
-from .download import download, expected_hash, has_hash, sha256
+from .download import download, expected_hash, sha256, wrong_hash
 
 _T = TypeVar('_T')
 
 _OPENMMLAB = 'https://download.openmmlab.com/'
-# The same files under the same paths; the first is kept up by the maintainers of the packages we
-# build on.
-_OPENMMLAB_HOSTS = ('https://mmassets.onedl.ai/', _OPENMMLAB)
+# The same files under the same paths. The first two are kept up by the maintainers of the packages
+# we build on; the last is the original, whose name lapsed in June 2026.
+_OPENMMLAB_HOSTS = (
+    'https://mmassets.onedl.ai/',
+    'https://pub-ed9ed750ddcc469da251e2d1a2cea382.r2.dev/',
+    _OPENMMLAB,
+)
 _TORCHVISION = 'https://download.pytorch.org/models/'
 _DETECTRON2 = 'https://dl.fbaipublicfiles.com/detectron2/'
-# The ImageNet files of ResNeSt are at both places (its detectors only at the first's neighbour,
-# .../resnest/detectron/).
+# The ImageNet files of ResNeSt are at both places.
 _RESNEST_HOSTS = (
     'https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/',
     'https://s3.us-west-1.wasabisys.com/resnest/torch/',
+)
+# ResNeSt's detectors: the address of their table, and the one before it.
+_RESNEST_DETECTORS = (
+    'https://s3.us-west-1.wasabisys.com/resnest/detectron/',
+    'https://hangzh.s3.amazonaws.com/detectron/',
 )
 
 # open-mmlab://NAME -> file in pretrain/third_party/ (ImageNet weights that configs of these
@@ -112,7 +120,11 @@ def _with_mirrors(urls: Sequence[str]) -> list[str]:
     """The addresses, each one on a host of OpenMMLab or ResNeSt followed or preceded by the copy of
     the other host."""
     plain = _OPENMMLAB.replace('https', 'http')
-    places = ((_OPENMMLAB_HOSTS, (*_OPENMMLAB_HOSTS, plain)), (_RESNEST_HOSTS, _RESNEST_HOSTS))
+    places = (
+        (_OPENMMLAB_HOSTS, (*_OPENMMLAB_HOSTS, plain)),
+        (_RESNEST_HOSTS, _RESNEST_HOSTS),
+        (_RESNEST_DETECTORS, _RESNEST_DETECTORS),
+    )
     result: list[str] = []
     for url in urls:
         url = url.strip()
@@ -125,16 +137,26 @@ def _with_mirrors(urls: Sequence[str]) -> list[str]:
     return result
 
 
-def fetch(source: str | os.PathLike[str]) -> Path:
+def fetch(
+    source: str | os.PathLike[str],
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    unverified: bool = False,
+) -> Path:
     """Path of the file that ``source`` means, downloaded first where it is an address or a zoo
     name.
 
     A file whose name ends in a hash, or that the index knows, is returned only if its content has
     that hash.
 
+    Args:
+        source: a path, an address (which may end in ``#sha256=`` and digits), ``open-mmlab://NAME``,
+            ``torchvision://NAME``, ``detectron2://PATH`` or a zoo name.
+        folder, unverified: for downloads, see :func:`download`.
+
     Raises:
-        CheckpointError: no such file or name, the download failed, or the content is not what was
-            published.
+        CheckpointError: no such file or name, the download failed, the content is not what was
+            published, or nobody says what it must be.
     """
     text = os.fspath(source)
     path = Path(text).expanduser()
@@ -144,7 +166,7 @@ def fetch(source: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f'{text}: is a folder, not a checkpoint file.')
     urls = urls_of(text)
     if urls:
-        return _verified(download(urls))
+        return download(urls, folder=folder, unverified=unverified)
     model = index.find_model(text) if path.suffix == '' else None
     if model is not None:
         raise CheckpointError(no_weights(model))
@@ -186,19 +208,22 @@ def weights_of(config: str | os.PathLike[str] | Config) -> str:
 
 
 def no_weights(model: index.ZooModel) -> str:
-    """Sentence that says that a model's weights were not published, and what can be done."""
+    """Sentence that says that a model's weights cannot be downloaded, and what can be done."""
+    if model.page:
+        return (
+            f'{model.name}: its weights can only be had by hand: save the file of {model.page} '
+            'with a browser, and pass its path.'
+        )
     return (
-        f'{model.name}: no weights of this model can be downloaded: its authors published none. '
-        f'Train it (python tools/train.py {model.config.name}), or pass the path of a checkpoint.'
+        f'{model.name}: nobody published weights of this model. Train it (python tools/train.py '
+        f'{model.config}), or pass the path of a checkpoint.'
     )
 
 
 def _verified(path: Path) -> Path:
     named, indexed = expected_hash(path.name), index.weights_hash(path.name)
-    if named is None and indexed is None:
-        return path
     for wanted, where in ((named, 'its name'), (indexed, 'its Hash in the metafile')):
-        if wanted and not has_hash(path, wanted):
+        if wanted and wrong_hash(path, [wanted]):
             found = sha256(path)[: len(wanted)]
             raise CheckpointError(
                 f'{path}: its SHA-256 begins with {found}, not {wanted} as {where} '
