@@ -1,0 +1,74 @@
+"""A picture of the confusion matrix."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..errors import ConfigError
+
+
+def normalised(matrix: np.ndarray) -> np.ndarray:
+    """Each row as shares of its sum, in [0, 1]; a row of zeros stays."""
+    sums = matrix.sum(axis=1, keepdims=True)
+    return matrix / np.maximum(sums, 1)
+
+
+def plot_confusion(
+    matrix: np.ndarray,
+    classes: Sequence[str],
+    *,
+    title: str = 'Normalised confusion matrix',
+    color_theme: str = 'plasma',
+) -> Figure:
+    """Rows are what is annotated, columns what was found, in percent of the row.
+
+    Args:
+        matrix: (K + 1, K + 1) of :func:`~mmdet_r2.evaluation.mistakes.confusion_matrix`.
+        classes: K names.
+        title: above it.
+        color_theme: name of a matplotlib colour map.
+
+    Raises:
+        ConfigError: there is no such colour map.
+    """
+    from matplotlib import colormaps
+
+    if color_theme not in colormaps:
+        raise ConfigError(
+            f'--color-theme {color_theme}: not known to matplotlib; try plasma, viridis or Blues.'
+        )
+    percent = 100 * normalised(matrix)
+    size = len(matrix)
+    side = float(np.clip(0.5 * size, 5, 30))
+    figure = Figure(figsize=(side + 1.5, side + 1), dpi=120, layout='constrained')
+    axes = figure.add_subplot()
+    image = axes.imshow(percent, cmap=color_theme, vmin=0, vmax=100)
+    figure.colorbar(image, ax=axes, fraction=0.05, label='% of the row')
+    names = [*classes, 'background']
+    font = 9 if size <= 30 else 6
+    axes.set_xticks(range(size), names, rotation=90, fontsize=font)
+    axes.set_yticks(range(size), names, fontsize=font)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position('top')
+    axes.set_xlabel('found')
+    axes.set_ylabel('annotated')
+    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.grid(which='minor', linewidth=0.3, color='white', alpha=0.5)
+    axes.tick_params(which='minor', length=0)
+    if size <= 60:
+        for i, j in zip(*np.nonzero(matrix)):
+            red, green, blue, _ = image.cmap(image.norm(percent[i, j]))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            axes.text(
+                j,
+                i,
+                f'{percent[i, j]:.0f}',
+                ha='center',
+                va='center',
+                fontsize=8 if size <= 30 else 4,
+                color='white' if dark else 'black',
+            )
+    axes.set_title(title)
+    return figure

@@ -1,0 +1,128 @@
+"""How well a detector did on each image: what to look at first."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.structures import InstanceData
+
+from ..datasets.transforms import LoadImageFromFile
+from ..evaluation.matching import IGNORED, RIGHT, Comparison, interpolate, judge
+from ..structures import DetDataSample
+from ..visualization import DetLocalVisualizer
+from .files import make_folder, write_text
+from .inputs import Tested, detections_of, truth_of
+from .progress import track
+
+IOU_THRS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)
+
+
+def image_scores(data: Comparison, iou_thrs: Sequence[float] | np.ndarray = IOU_THRS) -> np.ndarray:
+    """A number in [0, 1] for each image, (m,): 1 is flawless.
+
+    It is the average precision of the image alone, over all its detections by falling score: each
+    must match an object of its own class. The mean over ``iou_thrs``. Of an image without objects
+    it is 1 less the highest score: a detector sure of what is not there did badly.
+    """
+    total = np.zeros(data.num_images)
+    order = np.argsort(data.priority)
+    for iou_thr in iou_thrs:
+        result = judge(data, float(iou_thr))
+        numbers = np.bincount(data.gt_image[result.counted], minlength=data.num_images)
+        chosen = order[result.verdict[order] != IGNORED]
+        chosen = chosen[np.argsort(data.det_image[chosen], kind='stable')]
+        ends = np.cumsum(np.bincount(data.det_image[chosen], minlength=data.num_images))
+        for image, right in enumerate(np.split(result.verdict[chosen] == RIGHT, ends[:-1])):
+            if numbers[image]:
+                total[image] += interpolate(right, int(numbers[image]), RECALLS).mean()
+            else:
+                scores = data.det_score[chosen[ends[image] - len(right) : ends[image]]]
+                total[image] += 1 - scores.max(initial=0)
+    return total / len(iou_thrs)
+
+
+def write_gallery(
+    tested: Tested,
+    scores: np.ndarray,
+    folder: str | Path,
+    *,
+    topk: int = 20,
+    score_thr: float = 0.3,
+    masks: bool = True,
+) -> list[Path]:
+    """Draw the best and the worst images, annotation beside prediction.
+
+    ``FOLDER/worst/001_0.023_NAME`` is the worst image, its score 0.023; ``FOLDER/best`` is alike,
+    and ``FOLDER/scores.csv`` lists all images, worst first.
+
+    Args:
+        tested: the images.
+        scores: (m,) of each.
+        folder: made if it is not there.
+        topk: how many of each; where there are fewer than twice as many images, none is both.
+        score_thr: detections of at most this score are not drawn.
+        masks: draw them too, where there are any.
+
+    Returns:
+        The drawings, worst first.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    folder = make_folder(folder)
+    order = np.argsort(scores, kind='stable')
+    number = min(topk, len(order))
+    worst = order[: min(number, (len(order) + 1) // 2)]
+    best = order[::-1][: min(number, len(order) // 2)]
+    drawer = DetLocalVisualizer(name='analysis')
+    drawer.dataset_meta = tested.metainfo
+    chosen = [('worst', place, int(i)) for place, i in enumerate(worst, start=1)]
+    chosen += [('best', place, int(i)) for place, i in enumerate(best, start=1)]
+    files = []
+    for kind, place, i in track(chosen, 'drawing'):
+        info = tested.infos[i]
+        name = f'{place:03d}_{scores[i]:.3f}_{Path(info["img_path"]).name}'
+        loaded: Any = LoadImageFromFile()(
+            dict(img_path=info['img_path'], height=info['height'], width=info['width'])
+        )
+        drawer.add_datasample(
+            name,
+            loaded['img'][..., ::-1],
+            data_sample=_sample(info, tested.results[i], masks),
+            out_file=str(folder / kind / name),
+            pred_score_thr=score_thr,
+        )
+        files.append(folder / kind / name)
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(['img_id', 'img_path', 'score', 'objects', 'detections'])
+    for i in order:
+        info = tested.infos[i]
+        found = len(tested.results[i]['pred_instances']['labels'])
+        real = sum(not x.get('ignore_flag', 0) for x in info.get('instances', ()))
+        table.writerow([info['img_id'], info['img_path'], f'{scores[i]:.6f}', real, found])
+    write_text(text.getvalue(), folder / 'scores.csv')
+    return files
+
+
+def _sample(info: dict, result: dict, masks: bool) -> DetDataSample:
+    instances = info.get('instances', [])
+    masks = masks and bool(result['pred_instances'].get('masks'))
+    sample = DetDataSample(metainfo=dict(img_id=info['img_id'], img_path=info['img_path']))
+    truth = truth_of(info, masks and all(instance.get('mask') for instance in instances))
+    found = detections_of(info, result, masks)
+    for name, objects in (('gt_instances', truth), ('pred_instances', found)):
+        boxes = torch.from_numpy(objects.boxes)
+        boxes[:, 2:] += boxes[:, :2]
+        data = InstanceData(bboxes=boxes, labels=torch.from_numpy(objects.labels))
+        if objects.masks:
+            data.masks = objects.masks
+        if objects.scores is not None:
+            data.scores = torch.from_numpy(objects.scores)
+        setattr(sample, name, data)
+    return sample

@@ -1,0 +1,185 @@
+"""The results of a test and what they are compared with, image by image."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from pycocotools import mask as coco_mask
+
+from ..apis.tta import datasets_of
+from ..config import load_config
+from ..errors import ConfigError, DataError
+from ..evaluation import load_results
+from ..evaluation.matching import Comparison, Objects, compare
+from ..ops import nms
+from ..registry import DATASETS, init_scope
+
+
+@dataclass
+class Tested:
+    """A test's images.
+
+    Attributes:
+        config: that was tested.
+        metainfo: of the data set.
+        classes: names of the objects' classes; of a panoptic data set those of its things.
+        infos: of every image what the data set knows: img_id, img_path, height, width, instances.
+        results: of every image its entry in the results file.
+    """
+
+    config: Config
+    metainfo: dict[str, Any]
+    classes: tuple[str, ...]
+    infos: list[dict]
+    results: list[dict]
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+
+def read_tested(
+    config: str | os.PathLike[str] | Config,
+    results: str | os.PathLike[str],
+    overrides: dict[str, Any] | None = None,
+) -> Tested:
+    """The results file that ``tools/test.py CONFIG ... --out FILE.pkl`` wrote, and its data set.
+
+    Images need not be there: none is read.
+
+    Args:
+        config: of the test.
+        results: the file.
+        overrides: dotted config keys and their values, as on the command line.
+
+    Raises:
+        ConfigError: the config has no test data.
+        DataError: a file is missing or damaged, or the results are of other images.
+    """
+    config = load_config(config, overrides)
+    name = config.filename or 'config'
+    if config.get('test_dataloader') is None:
+        raise ConfigError(f'{name}: test_dataloader is missing, which says what was tested.')
+    init_scope()
+    settings = config.test_dataloader.dataset
+    for part in datasets_of(settings):
+        part.pipeline = []
+        part.test_mode = True
+    dataset = DATASETS.build(settings)
+    found = load_results(results)
+    if len(found) != len(dataset):
+        raise DataError(
+            f'{results}: has the results of {len(found)} images, but the test data of {name} has '
+            f'{len(dataset)}; use the config that was tested, with the same --cfg-options.'
+        )
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    metainfo = dict(dataset.metainfo)
+    classes = tuple(metainfo.get('thing_classes') or metainfo.get('classes') or ())
+    for number, (info, result) in enumerate(zip(infos, found)):
+        if 'img_id' in result and result['img_id'] != info.get('img_id'):
+            raise DataError(
+                f'{results}: entry {number} is of image {result["img_id"]!r}, but the test data '
+                f'of {name} has image {info.get("img_id")!r} there; use the config that was tested.'
+            )
+        _check_labels(result, len(classes), str(results), name)
+    return Tested(config, metainfo, classes, infos, found)
+
+
+def _check_labels(result: dict, number: int, path: str, config: str) -> None:
+    instances = result.get('pred_instances')
+    if instances is None:
+        return
+    absent = [key for key in ('bboxes', 'scores', 'labels') if key not in instances]
+    if absent:
+        raise DataError(f'{path}: pred_instances has no {absent[0]!r}.')
+    labels = np.asarray(instances['labels'])
+    if len(labels) and not 0 <= labels.min() <= labels.max() < number:
+        raise DataError(
+            f'{path}: there is a detection with label {labels.max()}, but the test data of '
+            f'{config} has {number} classes; use the config that was tested.'
+        )
+
+
+def compared(tested: Tested, *, iou_type: str = 'bbox', nms_iou_thr: float | None = None) -> Any:
+    """All detections against all objects, a :class:`Comparison`.
+
+    Args:
+        tested: the images.
+        iou_type: 'bbox' or 'segm': which overlap.
+        nms_iou_thr: first suppress detections that overlap one of their class by more.
+
+    Raises:
+        DataError: there are no detections, or no masks, in the results.
+    """
+
+    def found() -> Iterator[Objects]:
+        for info, result in zip(tested.infos, tested.results):
+            yield detections_of(info, result, iou_type == 'segm', nms_iou_thr)
+
+    truth = (truth_of(info, iou_type == 'segm') for info in tested.infos)
+    comparison: Comparison = compare(truth, found(), len(tested.classes), iou_type)
+    return comparison
+
+
+def truth_of(info: dict, masks: bool = False) -> Objects:
+    """The annotated objects of an image; with ``masks`` those that have one."""
+    instances = info.get('instances', [])
+    rles = None
+    if masks:
+        instances = [instance for instance in instances if instance.get('mask')]
+        rles = [to_rle(i['mask'], info['height'], info['width']) for i in instances]
+    boxes = np.array([instance['bbox'] for instance in instances], float).reshape(-1, 4)
+    boxes[:, 2:] -= boxes[:, :2]
+    return Objects(
+        boxes=boxes,
+        labels=np.array([instance['bbox_label'] for instance in instances], np.int64),
+        crowd=np.array([instance.get('ignore_flag', 0) for instance in instances], bool),
+        areas=None if rles is None else np.array([float(coco_mask.area(r)) for r in rles]),
+        masks=rles,
+    )
+
+
+def detections_of(
+    info: dict, result: dict, masks: bool = False, nms_iou_thr: float | None = None
+) -> Objects:
+    """The detections of an image; see :func:`compared`."""
+    instances = result.get('pred_instances')
+    if instances is None:
+        raise DataError(f'the results of image {info.get("img_id")!r} have no pred_instances.')
+    if masks and 'masks' not in instances and len(instances['labels']):
+        raise DataError('the results have no masks; use bbox.')
+    boxes = np.array(instances['bboxes'], float).reshape(-1, 4)
+    scores, labels = np.array(instances['scores'], float), np.array(instances['labels'], np.int64)
+    rles = list(instances.get('masks', ())) if masks else None
+    keep = np.isfinite(scores) & np.isfinite(boxes).all(axis=1)
+    if nms_iou_thr is not None:
+        keep &= _not_suppressed(instances, nms_iou_thr)
+    boxes[:, 2:] -= boxes[:, :2]
+    return Objects(
+        boxes=boxes[keep],
+        labels=labels[keep],
+        scores=scores[keep],
+        masks=None if rles is None else [rle for rle, k in zip(rles, keep) if k],
+    )
+
+
+def _not_suppressed(instances: dict, iou_thr: float) -> np.ndarray:
+    keep = np.zeros(len(instances['labels']), bool)
+    for label in instances['labels'].unique():
+        index = (instances['labels'] == label).nonzero().flatten()
+        kept = nms(instances['bboxes'][index], instances['scores'][index], iou_thr)
+        keep[index[kept].numpy()] = True
+    return keep
+
+
+def to_rle(mask: Any, height: int, width: int) -> dict:
+    """An annotated mask, polygons or run lengths, as compressed run lengths."""
+    if isinstance(mask, dict):
+        uncompressed = isinstance(mask['counts'], list)
+        return coco_mask.frPyObjects(mask, height, width) if uncompressed else mask
+    polygons = [part for part in mask if len(part) >= 6]
+    if not polygons:
+        return coco_mask.encode(np.zeros((height, width), np.uint8, order='F'))
+    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))

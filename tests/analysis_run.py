@@ -1,0 +1,156 @@
+"""One real run for the tests of the analysis tools: a small Mask R-CNN, trained for seconds on
+generated images by tools/train.py and measured by tools/test.py."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from small_detector import small_config
+
+from mmdet_r2.datasets.demo import CLASSES, generate
+
+REPO = Path(__file__).resolve().parent.parent
+EPOCHS = 28
+
+
+@dataclass
+class Run:
+    """Where the run's files are, and what the test printed."""
+
+    root: Path
+    config: Path
+    checkpoint: Path
+    work_dir: Path
+    results: Path
+    printed: str
+
+    @property
+    def annotations(self) -> Path:
+        return self.root / 'data/annotations/instances_train.json'
+
+    @property
+    def report(self) -> dict:
+        return json.loads((self.root / 'test/metrics.json').read_text())
+
+
+def tool(script: str, *arguments: object, code: int = 0) -> str:
+    """Run a script of the repository; what it printed (of a user error the last line)."""
+    done = subprocess.run(
+        [sys.executable, str(REPO / script), *map(str, arguments)],
+        env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(REPO), COLUMNS='100'),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-4000:]
+    if code:
+        assert 'Traceback' not in done.stderr
+        return done.stderr.strip().splitlines()[-1]
+    return done.stdout + done.stderr
+
+
+def _config(root: Path) -> Config:
+    model = small_config(mask=True)
+    model['rpn_head']['anchor_generator']['scales'] = [4]
+    model['roi_head']['bbox_head']['num_classes'] = len(CLASSES)
+    model['roi_head']['mask_head']['num_classes'] = len(CLASSES)
+    for part in ('bbox_roi_extractor', 'mask_roi_extractor'):
+        model['roi_head'][part]['finest_scale'] = 24
+    norm = dict(type='BN', requires_grad=True)
+    model['neck']['norm_cfg'] = norm
+    model['train_cfg']['rcnn']['sampler']['num'] = 32
+    read = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+        dict(type='Resize', scale=(96, 96), keep_ratio=True),
+    ]
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+
+    def loader(train: bool) -> dict:
+        # tested on what it was trained on: that a few seconds suffice for detections of all kinds
+        pack = dict(type='PackDetInputs') if train else dict(type='PackDetInputs', meta_keys=keys)
+        flip = [dict(type='RandomFlip', prob=0.5)] if train else []
+        return dict(
+            batch_size=4,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=train),
+            dataset=dict(
+                type='CocoDataset',
+                metainfo=dict(classes=CLASSES),
+                data_root=f'{root}/data/',
+                ann_file='annotations/instances_train.json',
+                data_prefix=dict(img='train/'),
+                test_mode=not train,
+                pipeline=[*read, *flip, pack],
+            ),
+        )
+
+    evaluator = dict(
+        type='CocoMetric',
+        ann_file=f'{root}/data/annotations/instances_train.json',
+        metric=['bbox', 'segm'],
+    )
+    return Config(
+        dict(
+            default_scope='mmdet',
+            model=model,
+            train_dataloader=loader(train=True),
+            val_dataloader=loader(train=False),
+            test_dataloader=loader(train=False),
+            val_evaluator=evaluator,
+            test_evaluator=evaluator,
+            train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=EPOCHS, val_interval=7),
+            val_cfg=dict(type='ValLoop'),
+            test_cfg=dict(type='TestLoop'),
+            optim_wrapper=dict(
+                type='OptimWrapper',
+                optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.05),
+                clip_grad=dict(max_norm=10.0),
+            ),
+            param_scheduler=[
+                dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=10),
+                dict(type='MultiStepLR', milestones=[EPOCHS - 6], gamma=0.2),
+            ],
+            default_hooks=dict(
+                logger=dict(type='LoggerHook', interval=3),
+                timer=dict(type='IterTimerHook'),
+                param_scheduler=dict(type='ParamSchedulerHook'),
+                checkpoint=dict(type='CheckpointHook', interval=EPOCHS, save_best=None),
+            ),
+            vis_backends=[dict(type='LocalVisBackend')],
+            visualizer=dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')]),
+            randomness=dict(seed=0),
+        )
+    )
+
+
+@cache
+def _run(root: Path) -> Run:
+    generate(root / 'data', num_train=24, num_val=4, size=96, max_objects=4)
+    path = root / 'small.py'
+    _config(root).dump(str(path))
+    tool('tools/train.py', path, '--work-dir', root / 'train')
+    checkpoint = Path((root / 'train/last_checkpoint').read_text().strip())
+    results = root / 'results.pkl'
+    printed = tool(
+        'tools/test.py', path, checkpoint, '--out', results, '--work-dir', root / 'test',
+        '--outfile-prefix', root / 'coco',
+    )  # fmt: skip
+    return Run(root, path, checkpoint, root / 'train', results, printed)
+
+
+_ROOT: list[Path] = []
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run; made once for all modules that import this."""
+    if not _ROOT:
+        _ROOT.append(tmp_path_factory.mktemp('analysis'))
+    return _run(_ROOT[0])
