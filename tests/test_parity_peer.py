@@ -32,6 +32,9 @@ FOREIGN = {
     'faster-rcnn_r50-caffe_c4-1x_coco': 'a C4 model',
     'mask-rcnn_r50-caffe-c4_1x_coco': 'a C4 model',
     'faster-rcnn_r50_fpn_fcos-rpn_1x_coco': 'FCOS as RPN',
+    'retinanet_r50-caffe_fpn_1x_coco_v1': 'RetinaNet',
+    'retinanet_r50_fpn_1x_coco_v1': 'RetinaNet',
+    'ssd300_coco_v1': 'SSD',
 }
 
 
@@ -92,7 +95,7 @@ def test_the_peers_own_configs_build(peer_configs):
     init_scope()
     files = [
         file
-        for family in ('faster_rcnn', 'mask_rcnn', 'cascade_rcnn', 'htc', 'res2net')
+        for family in ('faster_rcnn', 'mask_rcnn', 'cascade_rcnn', 'htc', 'res2net', 'legacy_1.x')
         for file in sorted(peer_configs.glob(f'{family}/*.py'))
     ]
     assert len(files) > 100

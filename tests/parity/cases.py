@@ -23,6 +23,10 @@ MODELS = {
         'mask_rcnn_r2_101_fpn_2x_coco',
     ),
     'mask_rcnn_r50': ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'mask_rcnn_r50_fpn_1x_coco'),
+    'mask_rcnn_r50_v1': (
+        'legacy_1.x/mask-rcnn_r50_fpn_1x_coco_v1.py',
+        'mask_rcnn_r50_fpn_1x_coco_v1',
+    ),
 }
 
 # The same for detectors of several stages.
@@ -48,6 +52,9 @@ UNPUBLISHED = {
     'cascade_rcnn_r18_fpn_8xb8-amp-lsj-200e_coco': 'cascade-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
     'cascade_rcnn_r50_fpn_8xb8-amp-lsj-200e_coco': 'cascade-rcnn_r50_fpn_8xb8-amp-lsj-200e_coco',
     'cascade_rcnn_r101_fpn_8xb8-amp-lsj-200e_coco': 'cascade-rcnn_r101_fpn_8xb8-amp-lsj-200e_coco',
+    'faster_rcnn_r50_fpn_1x_coco_v1': 'faster-rcnn_r50_fpn_1x_coco_v1',
+    'mask_rcnn_r50_fpn_1x_coco_v1': 'mask-rcnn_r50_fpn_1x_coco_v1',
+    'cascade_mask_rcnn_r50_fpn_1x_coco_v1': 'cascade-mask-rcnn_r50_fpn_1x_coco_v1',
 }
 
 # With this many draws allowed nothing is left to draw: every anchor and RoI is sampled.

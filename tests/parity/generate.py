@@ -378,13 +378,13 @@ def record_backbones() -> dict[str, np.ndarray]:
 
 def record_configs() -> dict[str, np.ndarray]:
     """mmdetection's resolved configs of the models that our metafiles name (key ``Alias``)."""
-    aliases = dict(cases.UNPUBLISHED)
+    aliases = {name: [alias] for name, alias in cases.UNPUBLISHED.items()}
     for metafile in sorted(Path(__file__).resolve().parents[2].glob('configs/*/metafile.yml')):
         for model in yaml.safe_load(metafile.read_text())['Models']:
-            aliases[model['Name']] = model.get('Alias', model['Name'])
+            aliases.setdefault(model['Name'], [model['Name'], *model.get('Alias', [])])
     configs = {}
-    for name, alias in aliases.items():
-        files = list(CONFIGS.glob(f'*/{alias}.py'))
+    for name, known in aliases.items():
+        files = [file for alias in known for file in CONFIGS.glob(f'*/{alias}.py')]
         if files:
             configs[name] = cases.flatten(Config.fromfile(files[0]).to_dict())
     return dict(configs=cases.pack_text(configs))
