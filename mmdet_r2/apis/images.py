@@ -188,16 +188,17 @@ def _encoded_size(content: bytes) -> tuple[int, int] | None:
     PIL.Image.init()
     for kind in PIL.Image.ID:
         factory, accept = PIL.Image.OPEN[kind]
-        if accept is None or accept(content[:16]) is not True:
-            continue  # those without a signature would read a size into anything
+        if accept is None:
+            continue  # without a signature, it would read a size into anything
         with contextlib.suppress(Exception):  # a broken header; the decoder says so better
-            return factory(io.BytesIO(content), '').size
+            if accept(content[:16]) is True:
+                return factory(io.BytesIO(content), '').size
     return None
 
 
 def _downloaded(url: str) -> bytes:
-    request = urllib.request.Request(url, headers={'User-Agent': 'mmdet_r2'})
     try:
+        request = urllib.request.Request(url, headers={'User-Agent': 'mmdet_r2'})
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
             content = answer.read(_MAX_DOWNLOAD + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:
