@@ -5,6 +5,7 @@ The reference reads the original file's tensors by their original names
 """
 
 import logging
+from dataclasses import replace
 
 import original_arithmetic as v1
 import pytest
@@ -205,23 +206,33 @@ def test_the_report_names_the_layout_and_the_arithmetic_that_differs(
     assert ("backbone.first_block_pool='always'" in note) == (pool == 'strided')
 
 
-def test_a_config_of_1x_is_named_where_the_model_has_todays_arithmetic() -> None:
+EXACT = '; use the config {}_rcnn_r50_fpn_1x_coco_v1_exact (configs/legacy_1.x)'
+
+
+@pytest.mark.filterwarnings('ignore:.*which is a no-op')
+@pytest.mark.parametrize('family', ['faster', 'mask'])
+def test_the_config_with_1xs_arithmetic_is_named_where_the_model_has_another(family) -> None:
     """And nothing is said where it has that of 1.x."""
-    weights = random(detector('mask_rcnn', SMALL, version=1, backbone='resnet'))
-    cfg = config('mask_rcnn', SMALL)
-    cfg.model.backbone = dict(type='ResNet', depth=50, base_channels=SMALL.planes)
-    init_scope()
-    report = load_checkpoint(MODELS.build(cfg.model), weights)
-    assert report.note.endswith(
-        '; use the config mask_rcnn_r50_fpn_1x_coco_v1 (configs/legacy_1.x)'
-    )
-    legacy = load_config('mask_rcnn_r50_fpn_1x_coco_v1').model
-    cfg.model.rpn_head.anchor_generator = legacy.rpn_head.anchor_generator
-    assert load_checkpoint(MODELS.build(cfg.model), weights).note == ''
-    cfg.model.rpn_head.anchor_generator.rounding = 'sides'
-    note = load_checkpoint(MODELS.build(cfg.model), weights).note
-    assert "this model has maskrcnn-benchmark's arithmetic" in note
-    assert note.endswith('; use the config mask_rcnn_r50_fpn_1x_coco_v1 (configs/legacy_1.x)')
+    size = replace(FULL, depth=50)
+    weights = zeros(detector(f'{family}_rcnn', size, version=1, backbone='resnet'))
+    notes = {}
+    for name in (
+        f'{family}_rcnn_r50_fpn_1x_coco',
+        f'{family}_rcnn_r50_fpn_1x_coco_v1',
+        f'{family}_rcnn_r50_fpn_1x_coco_v1_exact',
+        'mask_rcnn_r50_fpn_maskrcnnbench_2x_coco',
+    ):
+        cfg = load_config(name)
+        cfg.model.backbone.init_cfg = None
+        init_scope()
+        with torch.device('meta'):
+            notes[name] = load_checkpoint(MODELS.build(cfg.model), weights).note
+    today, near, exact, bench = notes.values()
+    assert 'as in this model, boxes shift by about a pixel' in today
+    assert 'decodes boxes half a pixel larger' in near and 'unaligned' not in near
+    assert "this model has maskrcnn-benchmark's arithmetic" in bench
+    assert all(text.endswith(EXACT.format(family)) for text in (today, near, bench))
+    assert exact == ''
 
 
 def test_another_backbone_gets_the_nearest_config_of_1x() -> None:

@@ -251,16 +251,25 @@ def config_hint(weights: Mapping[str, Tensor], lineage: str) -> str:
         if path.parent.name == folder
         or (folder is None and path.parent.name not in (*_FOLDERS.values(), 'demo', 'pascal_voc'))
     }
-    wanted = _names_of(found)
-    same = [name for name in known if wanted and wanted.match(name)]
-    # maskrcnn-benchmark's were trained on COCO 2014; the shortest name has the fewest additions
-    same.sort(key=lambda name: (not name.endswith('2014'), len(name)))
-    if same:
-        return f'use the config {_place(known[same[0]])}'
-    like = sorted((name for name in known if name.startswith(f'{found.family}_r')), key=len)
-    if not found.family or not like:
+    # maskrcnn-benchmark's were trained on COCO 2014, and 1.x' arithmetic is there in two degrees;
+    # otherwise the shortest name has the fewest additions
+    names = sorted(known, key=lambda name: (not name.endswith(('2014', 'exact')), len(name)))
+    if not found.family:
         return ''
-    return f'use a config like {_place(known[like[0]])} with its {found.backbone}'
+    same = _names_of(found)
+    alike = [  # of the same family or, where an arithmetic has few, with the same backbone
+        (re.compile(f'{found.family}_r'), f'with its {found.backbone}'),
+        (_names_of(found._replace(family='mask_rcnn')), f'as a {found.family}'),
+        (re.compile('mask_rcnn_r'), f'as a {found.family} with its {found.backbone}'),
+    ]
+    for pattern, change in [(same, ''), *(alike if folder else alike[:1])]:
+        for name in names:
+            if pattern and pattern.match(name):
+                place = _place(known[name])
+                return (
+                    f'use a config like {place} {change}' if change else f'use the config {place}'
+                )
+    return ''
 
 
 def _place(config: Path) -> str:

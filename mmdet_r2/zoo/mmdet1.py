@@ -49,7 +49,10 @@ def note(source: Mapping[str, Tensor], model: nn.Module | None = None) -> str:
     if matches(source) and not _background_first(convert_names(source)):
         return ''
     weights = convert(source, {})
-    parts = [settings.boxes(model, settings.MMDETECTION_1, weights)]
+    parts = [
+        settings.boxes(model, settings.MMDETECTION_1, weights),
+        settings.exact_decoding(model),
+    ]
     if 'backbone.layer1.0.convs.0.weight' in source:
         parts.append(settings.first_block_pool(model))
     hint = identify.config_hint(weights, settings.MMDETECTION_1) if any(parts) else ''

@@ -157,6 +157,17 @@ def arithmetic(model: nn.Module) -> str:
     return MMDETECTION_1 if getattr(coder, 'offset', 0) else CONTINUOUS
 
 
+def exact_decoding(model: nn.Module | None) -> str:
+    """Boxes that count pixels when they are decoded, too."""
+    coder = getattr(getattr(model, 'rpn_head', None), 'bbox_coder', None)
+    if getattr(coder, 'offset', 0) == getattr(coder, 'decode_offset', 0):
+        return ''
+    return (
+        'this model has the legacy coder of mmdetection 3.x, which decodes boxes half a pixel '
+        "larger on every side (bbox_coder=dict(type='DeltaXYWHBBoxCoder', offset=1) does not)"
+    )
+
+
 def recorded_boxes(model: nn.Module, meta: object, weights: Mapping[str, Tensor]) -> str:
     """The same for a file whose names are ours from the beginning: which config it was trained
     with, its ``meta`` tells."""
