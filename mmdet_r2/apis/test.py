@@ -21,8 +21,13 @@ from ..models.tta import DetTTAModel
 from ..zoo import LoadReport, classes_differ, load_checkpoint
 from .tta import datasets_of, has_views, tta_model, tta_pipeline
 
-METRICS = ('bbox', 'segm', 'proposal', 'proposal_fast', 'PQ')
-EVALUATORS = ('CocoMetric', 'CocoPanopticMetric')
+#: What --eval takes, by the evaluator that measures it.
+METRICS_OF = {
+    'CocoMetric': ('bbox', 'segm', 'proposal', 'proposal_fast'),
+    'CocoPanopticMetric': ('PQ',),
+    'VOCMetric': ('mAP', 'recall'),
+}
+METRICS = tuple(metric for metrics in METRICS_OF.values() for metric in metrics)
 
 
 def test(
@@ -53,11 +58,11 @@ def test(
     Args:
         config: path, bare name, or ``Config``; see :func:`mmdet_r2.config.load_config`.
         checkpoint: path, URL or zoo name; see :func:`mmdet_r2.zoo.load_checkpoint`.
-        metrics: of 'bbox', 'segm', 'proposal', 'proposal_fast', 'PQ', instead of what
-            ``test_evaluator`` says. The first four are CocoMetric's, 'PQ' is CocoPanopticMetric's;
-            beside its ``panoptic_X.json`` the file ``instances_X.json`` is used for the others if
-            there is no CocoMetric.
-        classwise: also print a table of all classes.
+        metrics: of 'bbox', 'segm', 'proposal', 'proposal_fast', 'PQ', 'mAP', 'recall', instead of
+            what ``test_evaluator`` says. The first four are CocoMetric's, 'PQ' is
+            CocoPanopticMetric's (beside its ``panoptic_X.json`` the file ``instances_X.json`` is
+            used for the first four if there is no CocoMetric), the last two are VOCMetric's.
+        classwise: also print a table of all classes; VOCMetric always does.
         out: write all predictions to this ``.pkl`` file; see
             :class:`mmdet_r2.evaluation.DumpDetResults`.
         format_only: write COCO result files and measure nothing; ground truth is not needed.
@@ -157,19 +162,27 @@ def test_config(
 
     evaluators = config.test_evaluator
     evaluators = [*evaluators] if isinstance(evaluators, list | tuple) else [evaluators]
-    wanted = metrics is not None or classwise or format_only or outfile_prefix is not None
-    if wanted and not any(e.get('type') in EVALUATORS for e in evaluators):
-        types = ', '.join(str(e.get('type')) for e in evaluators)
-        raise ConfigError(
-            f'{name}: --eval, --classwise, --format-only and --outfile-prefix are for '
-            f'{" and ".join(EVALUATORS)}; test_evaluator is {types}.'
-        )
+    types = ', '.join(str(e.get('type')) for e in evaluators)
+    for wanted, options, takers in (
+        (metrics is not None or classwise, '--eval and --classwise', list(METRICS_OF)),
+        (
+            format_only or outfile_prefix is not None,
+            '--format-only and --outfile-prefix',
+            ['CocoMetric', 'CocoPanopticMetric'],
+        ),
+    ):
+        if wanted and not any(e.get('type') in takers for e in evaluators):
+            raise ConfigError(
+                f'{name}: {options} are for {" and ".join(takers)}; test_evaluator is {types}.'
+            )
     if metrics is not None:
         evaluators = _chosen(evaluators, metrics, name)
     if format_only and outfile_prefix is None:
         outfile_prefix = Path(config.work_dir) / 'results'
     for evaluator in evaluators:
-        if evaluator.get('type') not in EVALUATORS:
+        if evaluator.get('type') == 'VOCMetric':
+            _check_metrics(evaluator.get('metric', 'mAP'), config)
+        if evaluator.get('type') not in ('CocoMetric', 'CocoPanopticMetric'):
             continue
         if classwise:
             evaluator.classwise = True
@@ -200,16 +213,23 @@ def _chosen(
     for metric in metrics:
         if metric not in METRICS:
             raise ConfigError(f'--eval {metric}: not known; expected {", ".join(METRICS)}.')
-    boxes = [metric for metric in metrics if metric != 'PQ']
-    asked = {'CocoMetric': bool(boxes), 'CocoPanopticMetric': 'PQ' in metrics}
+    asked = {kind: [m for m in metrics if m in names] for kind, names in METRICS_OF.items()}
     kept = [e for e in evaluators if asked.get(e.get('type'), True)]
     types = {e.get('type') for e in kept}
-    if asked['CocoPanopticMetric'] and 'CocoPanopticMetric' not in types:
+    for kind in ('CocoPanopticMetric', 'VOCMetric'):
+        if asked[kind] and kind not in types:
+            raise ConfigError(
+                f'{name}: --eval {" ".join(asked[kind])} is for {kind}, which test_evaluator has '
+                f'not{_instead(evaluators)}.'
+            )
+    boxes = asked['CocoMetric']
+    panoptic = next((e for e in evaluators if e.get('type') == 'CocoPanopticMetric'), None)
+    if boxes and 'CocoMetric' not in types and panoptic is None:
         raise ConfigError(
-            f'{name}: --eval PQ is for CocoPanopticMetric, which test_evaluator has not.'
+            f'{name}: --eval {" ".join(boxes)} is for CocoMetric, which test_evaluator has not'
+            f'{_instead(evaluators)}.'
         )
-    if boxes and 'CocoMetric' not in types:
-        panoptic = next(e for e in evaluators if e.get('type') == 'CocoPanopticMetric')
+    if boxes and 'CocoMetric' not in types and panoptic is not None:
         path = panoptic.get('ann_file') or ''
         folder, file_name = os.path.split(path)
         # COCO's own names: the panoptic file has no masks, but there are those of its things
@@ -221,9 +241,15 @@ def _chosen(
             )
         kept.append(ConfigDict(type='CocoMetric', ann_file=instances))
     for evaluator in kept:
-        if evaluator.get('type') == 'CocoMetric':
-            evaluator.metric = boxes
+        if evaluator.get('type') in ('CocoMetric', 'VOCMetric'):
+            evaluator.metric = asked[evaluator.type]
     return kept
+
+
+def _instead(evaluators: Sequence[ConfigDict]) -> str:
+    """What --eval could measure with these evaluators."""
+    known = [m for e in evaluators for m in METRICS_OF.get(str(e.get('type')), ())]
+    return f' (--eval {" or ".join(known)})' if known else ''
 
 
 def _choose_views(config: Config, tta: bool) -> None:
@@ -268,11 +294,12 @@ def _check_metrics(metrics: str | Sequence[str], config: Config) -> None:
                 'not set) predicts boxes only; '
                 'use --eval bbox.'
             )
-        if metric in ('bbox', 'segm') and roi_head is None and model.get('rpn_head') is not None:
+        proposals_only = roi_head is None and model.get('rpn_head') is not None
+        if metric in ('bbox', 'segm', 'mAP') and proposals_only:
             raise ConfigError(
                 f'metric {metric!r} needs classes, but {model.get("type")} without model.roi_head '
                 'predicts proposals only; '
-                'use --eval proposal.'
+                f'use --eval {"recall" if metric == "mAP" else "proposal"}.'
             )
 
 
@@ -335,7 +362,8 @@ def _write_report(
         config=runner.cfg.filename,
         checkpoint=checkpoint,
         tta=augmented,
-        metrics={name: None if value == -1 else value for name, value in values.items()},
+        # nothing of the kind is annotated: -1 of CocoMetric, NaN of VOCMetric
+        metrics={name: None if v == -1 or v != v else v for name, v in values.items()},
     )
     metrics: Sequence[BaseMetric] = runner.test_loop.evaluator.metrics
     for metric in metrics:
