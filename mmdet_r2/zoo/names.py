@@ -28,6 +28,11 @@ _RESNEST_HOSTS = (
     'https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/',
     'https://s3.us-west-1.wasabisys.com/resnest/torch/',
 )
+# The files of mmdetection 1.x, and the copy that its page names.
+_MMDETECTION_1 = (
+    'https://s3.ap-northeast-2.amazonaws.com/open-mmlab/',
+    'https://open-mmlab.oss-cn-beijing.aliyuncs.com/',
+)
 # ResNeSt's detectors: the address of their table, and the one before it.
 _RESNEST_DETECTORS = (
     'https://s3.us-west-1.wasabisys.com/resnest/detectron/',
@@ -124,6 +129,7 @@ def _with_mirrors(urls: Sequence[str]) -> list[str]:
         (_OPENMMLAB_HOSTS, (*_OPENMMLAB_HOSTS, plain)),
         (_RESNEST_HOSTS, _RESNEST_HOSTS),
         (_RESNEST_DETECTORS, _RESNEST_DETECTORS),
+        (_MMDETECTION_1, _MMDETECTION_1),
     )
     result: list[str] = []
     for url in urls:
