@@ -7,13 +7,13 @@ project. Many labelling tools write the same files with continuous coordinates i
 import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmdet_r2.datasets.convert.coco_json import CocoImage, number, output_stems
 from mmdet_r2.datasets.convert.common import Notes, progress, sorted_files, write_text
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, read_header
+from mmdet_r2.datasets.voc_xml import parse_split, parse_xml
 from mmdet_r2.errors import DataError
 
 DIFFICULT = ('ignore', 'keep', 'drop')
@@ -43,7 +43,9 @@ def read_voc(
     files = sorted_files(xml_dir, '.xml') if split is None else _files_of(xml_dir, split)
     for file in progress(files, 'VOC XML'):
         with notes.collecting():
-            yield _read_file(file, images, one_based, difficult, notes)
+            # the devkit's rule: the image has the XML file's name, whatever <filename> says
+            name = file.relative_to(xml_dir).with_suffix('.jpg').as_posix()
+            yield _read_file(file, name, images, one_based, difficult, notes)
 
 
 def _xml_dir(folder: str | os.PathLike) -> Path:
@@ -65,80 +67,20 @@ def _files_of(xml_dir: Path, split: str) -> list[Path]:
         others = sorted(path.stem for path in listing.parent.glob('*.txt') if '_' not in path.stem)
         raise DataError(f'{listing} does not exist; splits there: {", ".join(others) or "none"}')
     files = []
-    for line, row in enumerate(listing.read_text(encoding='utf-8').splitlines(), start=1):
-        if row.strip():
-            files.append(xml_dir / f'{row.split()[0]}.xml')
-            if not files[-1].is_file():
-                raise DataError(f'{listing}:{line}: {files[-1]} does not exist')
+    for line, name in parse_split(listing.read_text(encoding='utf-8'), str(listing)):
+        files.append(xml_dir / f'{name}.xml')
+        if not files[-1].is_file():
+            raise DataError(f'{listing}, line {line}: {files[-1]} does not exist')
     return files
 
 
-@dataclass
-class _Object:
-    name: str
-    box: tuple[float, float, float, float]  # as written
-    difficult: bool
-    line: int
-
-
-@dataclass
-class _Content:
-    file_name: str
-    size: tuple[int, int] | None
-    objects: list[_Object]
-
-
-def _parse(file: Path) -> _Content:
-    """What an XML file says."""
-    lines: dict[ElementTree.Element, int] = {}
-    parser = ElementTree.XMLPullParser(['start'])
-    try:
-        for number_, row in enumerate(file.read_bytes().splitlines(keepends=True), start=1):
-            parser.feed(row)
-            lines.update({node: number_ for _, node in parser.read_events()})
-        parser.close()
-    except ElementTree.ParseError as error:
-        raise DataError(f'{file}:{error.position[0]}: not valid XML: {error}') from None
-    root = next(iter(lines), None)
-    if root is None or root.tag != 'annotation':
-        raise DataError(f'{file}: not a Pascal VOC file: its root is not <annotation>')
-
-    def numbers(node: ElementTree.Element, tags: Sequence[str]) -> tuple[float, ...]:
-        values = []
-        for tag in tags:
-            text = (node.findtext(tag) or '').strip()
-            try:
-                values.append(float(text))
-            except ValueError:
-                raise DataError(
-                    f'{file}:{lines[node]}: <{tag}> of <{node.tag}> is {text!r}, expected a number'
-                ) from None
-        return tuple(values)
-
-    objects = []
-    for node in root.findall('object'):
-        name, box = (node.findtext('name') or '').strip(), node.find('bndbox')
-        if not name or box is None:
-            missing = 'bndbox' if name else 'name'
-            raise DataError(f'{file}:{lines[node]}: <object> has no <{missing}>')
-        corners = numbers(box, ('xmin', 'ymin', 'xmax', 'ymax'))
-        difficult = (node.findtext('difficult') or '0').strip() == '1'
-        objects.append(_Object(name, corners, difficult, lines[box]))
-    size = root.find('size')
-    return _Content(
-        file_name=(root.findtext('filename') or '').strip(),
-        size=None if size is None else tuple(map(int, numbers(size, ('width', 'height')))),
-        objects=objects,
-    )
-
-
 def _read_file(
-    file: Path, images: ImageFolder, one_based: bool, difficult: str, notes: Notes
+    file: Path, name: str, images: ImageFolder, one_based: bool, difficult: str, notes: Notes
 ) -> ImageAnnotations:
-    content = _parse(file)
-    name = images.find(content.file_name or f'{file.stem}.jpg', str(file))
+    content = parse_xml(file.read_bytes(), str(file))
+    name = images.find(name, str(file))
     width, height = read_header(images.path(name)).size
-    if content.size not in (None, (0, 0), (width, height)):
+    if content.size not in (None, (width, height)):
         raise DataError(
             f'{file}: says {content.size[0]} x {content.size[1]} pixels, but {images.path(name)} '
             f'has {width} x {height}: the boxes belong to another image or size'
@@ -159,8 +101,8 @@ def _read_file(
         box = [max(x1 - shift, 0), max(y1 - shift, 0), x2, y2]
         if box[2] <= box[0] or box[3] <= box[1]:
             raise DataError(
-                f'{file}:{thing.line}: box of {thing.name!r} is {x1:g}, {y1:g}, {x2:g}, {y2:g} '
-                f'(xmin, ymin, xmax, ymax), which is empty'
+                f'{file}: object {thing.number} ({thing.name!r}) has the box {x1:g}, {y1:g}, '
+                f'{x2:g}, {y2:g} (xmin, ymin, xmax, ymax), which is empty'
             )
         image.boxes.append(box)
         image.labels.append(thing.name)

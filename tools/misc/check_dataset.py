@@ -1,0 +1,109 @@
+"""Check a data set: every broken image and annotation, with its file and id.
+
+python tools/misc/check_dataset.py data/fruit/train.json --images data/fruit/train
+python tools/misc/check_dataset.py data/fruit/train.json --val data/fruit/val.json --fix fixed.json
+python tools/misc/check_dataset.py configs/mask_rcnn/mask_rcnn_r50_fpn_1x_coco.py
+
+Exit code 0: clean; 1: problems found; 2: the check could not be made.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import DictAction
+
+from mmdet_r2.config import load_config
+from mmdet_r2.datasets import check
+from mmdet_r2.datasets.convert import write_json
+from mmdet_r2.errors import ConfigError, run_cli
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('source', help='COCO JSON file; or a config, all its data sets')
+    parser.add_argument('--images', metavar='DIR', help='image folder (default: looked for)')
+    parser.add_argument('--val', metavar='JSON', help='check this, too, and against each other')
+    parser.add_argument('--val-images', metavar='DIR', help='its image folder')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument('--workers', type=int, help='processes that read images (all cores)')
+    parser.add_argument(
+        '--no-decode', action='store_true', help='look at the headers of images only: quick'
+    )
+    parser.add_argument(
+        '--fix',
+        metavar='OUT',
+        help='write corrected annotations: a JSON file, or for a config a folder of them',
+    )
+    parser.add_argument('--json', metavar='FILE', help='write all findings and counts as JSON')
+    parser.add_argument('--out-dir', metavar='DIR', help='draw the histograms as PNG')
+    parser.add_argument(
+        '--show', type=int, default=5, metavar='N', help='findings of a kind to print (5; 0: all)'
+    )
+    args = parser.parse_args()
+    if args.workers is not None and args.workers < 1:
+        parser.error('--workers must be at least 1')
+    return args
+
+
+def main() -> None:
+    """Check, print, fix."""
+    args = parse_args()
+    config: Any = None
+    if args.source.endswith('.json'):
+        subjects = [check.load_subject(args.source, args.images, 'train')]
+        if args.val:
+            subjects.append(check.load_subject(args.val, args.val_images, 'val'))
+    else:
+        for option in ('images', 'val', 'val_images'):
+            if getattr(args, option):
+                raise ConfigError(f'--{option.replace("_", "-")} goes with a JSON file only')
+        config = load_config(args.source, args.cfg_options or {})
+        subjects, left_out = check.config_subjects(config)
+        print(*left_out, sep='\n', end='\n' if left_out else '')
+    found = check.check_subjects(subjects, args.workers, not args.no_decode)
+    records = []
+    for subject in subjects:
+        numbers = check.statistics(subject)
+        anchors = None if config is None else check.anchor_coverage(numbers.boxes, config)
+        lines = check.report_lines(subject, found[subject.name], numbers, args.show, anchors)
+        print('\n'.join(lines), end='\n\n')
+        records.append(check.report_record(subject, found[subject.name], numbers))
+        if args.out_dir:
+            stem = Path(subject.name).stem
+            check.draw(numbers, Path(args.out_dir) / f'{stem}.png', subject.name)
+    if args.json:
+        write_json(args.json, dict(datasets=records))
+    if args.fix:
+        _fix(subjects, found, Path(args.fix), config is not None)
+    wrong = sum(len(check.problems(findings)) for findings in found.values())
+    if wrong and not args.fix:
+        print(f'{wrong} problems; --fix OUT writes annotations without them')
+    sys.exit(1 if wrong else 0)
+
+
+def _fix(subjects: list, found: dict, out: Path, many: bool) -> None:
+    """Write corrected files and check them again."""
+    first = subjects if many else subjects[:1]
+    fixed = []
+    for subject in first:
+        leaked = [f for f in found[subject.name] if f.kind.startswith('leak-')]
+        after, done = check.fix_content(subject, leaked)
+        print(f'{subject.name}: {len(done)} corrections')
+        print(''.join(f'  {line}\n' for line in done), end='')
+        fixed.append(after)
+    again = check.check_subjects([*fixed, *subjects[len(first) :]])
+    for subject in fixed:
+        path = out / Path(subject.name).with_suffix('.json').name if many else out
+        write_json(path, subject.content)
+        left = check.problems(again[subject.name])
+        print(f'{path}: ' + (f'{len(left)} problems left' if left else 'clean'))
+        print(''.join(f'  {finding.line()}\n' for finding in left), end='')
+
+
+if __name__ == '__main__':
+    run_cli(main)
