@@ -4,9 +4,11 @@
 mmdetection also carry numpy arrays and scalars (logs), ``HistoryBuffer`` and ``ConfigDict``; those
 inert types are allowed by name, every other global is refused. Pickles that torch did not write
 (detectron2's and Caffe2's ``.pkl``) go through :mod:`.pickles`, which knows numpy arrays only.
-Nothing here, nor anywhere else in the package, unpickles without that restriction.
+Nothing here, nor anywhere else in the package, unpickles without that restriction. A
+``.safetensors`` file holds tensors and texts, nothing that could run.
 """
 
+import json
 import os
 import pickle
 import re
@@ -116,6 +118,8 @@ def read_checkpoint(source: str | os.PathLike[str], map_location: Any = 'cpu') -
     from .names import fetch
 
     path = fetch(source)
+    if path.suffix == '.safetensors':
+        return _read_safetensors(path, map_location)
     try:
         if _is_plain_pickle(path):
             content = read_pickle(path)
@@ -144,6 +148,30 @@ def read_checkpoint(source: str | os.PathLike[str], map_location: Any = 'cpu') -
             f'{path}: holds a {kind}, not a dictionary of weights (a state dict or checkpoint).'
         )
     return content
+
+
+def _read_safetensors(path: Path, map_location: Any) -> dict[str, Any]:
+    """``state_dict``, and ``meta`` where the file has one (``tools/model_converters/
+    publish_model.py`` writes it, as JSON)."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise CheckpointError(
+            f'{path}: reading it needs a package that is not installed; run '
+            '`pip install safetensors`.'
+        ) from None
+    place = str(map_location) if isinstance(map_location, str | torch.device) else 'cpu'
+    try:
+        with safe_open(path, framework='pt', device=place) as file:
+            texts = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        meta = json.loads(texts['meta']) if 'meta' in texts else {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f'{path}: not a readable safetensors file ({_first_line(error)}); download or copy it '
+            'again.'
+        ) from None
+    return dict(meta=meta, state_dict=weights)
 
 
 def _first_line(error: BaseException) -> str:
