@@ -1,6 +1,7 @@
 """The maskrcnn-benchmark systems' configs: the published recipe, row by row."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mmdet_r2.apis.train import train
 from mmdet_r2.apis.tta import tta_pipeline
 from mmdet_r2.config import load_config
 from mmdet_r2.datasets.demo import CLASSES, generate
+from mmdet_r2.engine.schedule import stretch_loop, stretch_schedulers
 from mmdet_r2.registry import MODELS, SCOPE, init_scope
 
 FOLDER = Path(__file__).resolve().parent.parent / 'configs' / 'maskrcnn_benchmark'
@@ -331,3 +333,50 @@ def test_two_steps_of_training(shapes, tmp_path):
     for key in ('loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'loss_mask'):
         assert np.isfinite(losses[f'train/{key}'].data[0]).all(), key
     assert 'coco/bbox_mAP' in {key.removeprefix('val/') for key in losses}
+
+
+# -------------------------------------------------------------------------------------- the page
+
+
+@pytest.fixture(scope='module')
+def page(repo):
+    return (repo / 'docs' / 'maskrcnn_benchmark.md').read_text()
+
+
+def test_page_lists_every_row(page):
+    for row, (*_, box, mask) in ROWS.items():
+        (line,) = [line for line in page.splitlines() if f'| {name_of(row)} |' in line]
+        assert line.endswith(f'| {name_of(row)} | {box} | {mask} |')
+
+
+def test_keys_on_the_page_exist(page):
+    """Each key of the table leads to a value of the config."""
+    table = page.partition('| option there |')[2].partition('## ')[0]
+    keys = re.findall(r'`([a-z_]+(?:\.[a-z0-9_]+)+)`', table)
+    assert len(keys) >= 9
+    for key in keys:
+        value = load_config(R2_50)
+        for part in key.split('.'):
+            value = value[int(part) if part.isdigit() else part]
+
+
+def test_the_shorter_schedule_of_the_page(page):
+    (command,) = [line for line in page.splitlines() if 'param_scheduler.1.milestones=4' in line]
+    options = dict(part.split('=') for part in command.split('--cfg-options ')[1].split())
+    parsed = {key: [int(v) for v in value.split(',')] for key, value in options.items()}
+    parsed = {key: value if len(value) > 1 else value[0] for key, value in parsed.items()}
+    config = load_config(R2_50, parsed)
+    assert config.train_cfg.max_iters == config.param_scheduler[1].end == 720_000
+    assert config.param_scheduler[1].milestones == [480_000, 640_000]
+
+
+def test_the_whole_schedule_on_one_gpu_is_what_the_page_says(page):
+    config = load_config(R2_50)
+    factor = 16 / config.train_dataloader.batch_size
+    loop = stretch_loop(config.train_cfg, factor)
+    warm_up, steps = stretch_schedulers(config.param_scheduler, factor)
+    numbers = [loop['max_iters'], *steps['milestones'], warm_up['end'] - 1]
+    assert numbers == [1_440_000, 960_000, 1_280_000, 4000]
+    for number in numbers[:3]:
+        assert f'{number:,}' in page
+    assert steps['end'] == loop['max_iters']
