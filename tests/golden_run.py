@@ -20,7 +20,7 @@ from mmdet_r2.structures.masks import PolygonMasks
 from mmdet_r2.zoo import load_checkpoint
 
 ORIGINAL = (240, 333)  # height, width
-RESIZED = (312, 433)
+RESIZED = (312, 433)  # as detectron2 resizes it
 EXHAUSTIVE = 100_000
 
 # Objects of the training step: classes, and polygons in network-input pixels.
@@ -34,7 +34,7 @@ POLYGONS = [
     [[250, 170, 415, 160, 425, 295, 330, 305, 245, 280]],
     [[100, 240, 150, 235, 155, 285, 105, 290]],
 ]
-NAMES = {  # of losses: the original's -> ours
+NAMES = {  # of losses: detectron2's -> ours
     r'loss_rpn_cls': 'loss_rpn_cls',
     r'loss_rpn_loc': 'loss_rpn_bbox',
     r'loss_cls': 'loss_cls',
@@ -83,10 +83,10 @@ def build(config: str, checkpoint: str, **overrides) -> torch.nn.Module:
     return model.eval()
 
 
-def _sample() -> DetDataSample:
-    scale = (RESIZED[1] / ORIGINAL[1], RESIZED[0] / ORIGINAL[0])
+def _sample(size: tuple[int, int]) -> DetDataSample:
+    scale = (size[1] / ORIGINAL[1], size[0] / ORIGINAL[0])
     return DetDataSample(
-        metainfo=dict(img_shape=RESIZED, ori_shape=ORIGINAL, scale_factor=scale, img_path='golden')
+        metainfo=dict(img_shape=size, ori_shape=ORIGINAL, scale_factor=scale, img_path='golden')
     )
 
 
@@ -98,7 +98,8 @@ def _inputs(model, resized: np.ndarray, sample: DetDataSample, training: bool) -
 @torch.no_grad()
 def forward(model, resized: np.ndarray, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Everything up to the heads' outputs on fixed RoIs, and final detections."""
-    data = _inputs(model, resized, _sample(), training=False)
+    size = resized.shape[:2]
+    data = _inputs(model, resized, _sample(size), training=False)
     arrays = {'net_input': data['inputs']}
     maps = model.backbone(data['inputs'])
     feats = model.neck(maps)
@@ -110,10 +111,10 @@ def forward(model, resized: np.ndarray, stored: dict[str, np.ndarray]) -> dict[s
     for i, (logit, delta, grid) in enumerate(zip(logits, deltas, anchors, strict=True), 2):
         arrays[f'rpn/objectness_p{i}'], arrays[f'rpn/deltas_p{i}'] = logit, delta
         arrays[f'rpn/anchors_p{i}'] = torch.cat([grid[:12], grid[-12:]])
-    proposals = model.rpn_head.predict(feats, [RESIZED])
+    proposals = model.rpn_head.predict(feats, [size])
     arrays['proposals/all_boxes'] = proposals.boxes[0]
     arrays['proposals/all_scores'] = proposals.scores[0]
-    arrays |= _boxes(model, feats, torch.from_numpy(stored['fixed_rois']))
+    arrays |= _boxes(model, feats, torch.from_numpy(stored['fixed_rois']), size)
     if model.with_mask:
         rois = boxes_to_rois([torch.from_numpy(stored['mask/rois'])])
         head = model.roi_head
@@ -148,7 +149,7 @@ def _semantics(model, feats, data: dict) -> dict[str, torch.Tensor]:
     return {f'semseg/{name}': value.roll(1, -3) for name, value in logits.items()}
 
 
-def _boxes(model, feats, fixed: torch.Tensor) -> dict[str, torch.Tensor]:
+def _boxes(model, feats, fixed: torch.Tensor, size: tuple[int, int]) -> dict[str, torch.Tensor]:
     head, arrays = model.roi_head, {}
     rois = boxes_to_rois([fixed])
     pooled = head.box_features(head.stages[0], feats, None, rois)
@@ -165,21 +166,21 @@ def _boxes(model, feats, fixed: torch.Tensor) -> dict[str, torch.Tensor]:
         ).flatten(1)
         if cascade:
             if previous is not None:
-                current = previous[0].refine(previous[1], current, [RESIZED])
+                current = previous[0].refine(previous[1], current, [size])
             output = head.box_forward(stage, feats, None, current)
             previous = (stage, output)
             chain = f'box/chain/stage{i}/'
             arrays[chain + 'rois'] = current[:, 1:]
             arrays[chain + 'class_logits'] = output.logits
             arrays[chain + 'deltas'] = output.deltas
-    last, mean = head._classify(feats, None, [fixed], [RESIZED])
+    last, mean = head._classify(feats, None, [fixed], [size])
     if cascade:
         arrays['box/chain/final_boxes'] = stage.box_head.bbox_coder.decode(last[:, 1:], mean.deltas)
         arrays['box/chain/final_scores'] = mean.logits.softmax(1)
     else:
         arrays['box/probs'] = mean.logits.softmax(1)
     assert isinstance(head.selector, DetectionSelector)
-    (found,) = head._detect(feats, None, [fixed], [_sample()], rescale=False)
+    (found,) = head._detect(feats, None, [fixed], [_sample(size)], rescale=False)
     arrays['box/fixed_dets_boxes'] = found.boxes
     arrays['box/fixed_dets_scores'] = found.scores
     arrays['box/fixed_dets_classes'] = found.labels
@@ -187,23 +188,24 @@ def _boxes(model, feats, fixed: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def losses(model, resized: np.ndarray) -> dict[str, float]:
-    """Losses of one step in which every anchor and proposal is sampled, by the originals' names.
+    """Losses of one step in which every anchor and proposal is sampled, by detectron2's names.
 
     ``model`` needs samplers of :data:`EXHAUSTIVE`; its norms stay in evaluation mode.
     """
-    sample = _sample()
+    size = resized.shape[:2]
+    sample = _sample(size)
     masks = [[np.array(part, np.float32) for part in polygons] for polygons in POLYGONS]
     corners = [np.concatenate(parts).reshape(-1, 2) for parts in masks]
     boxes = np.array([[*c.min(0), *c.max(0)] for c in corners], np.float32)
     sample.gt_instances = InstanceData(
         bboxes=torch.from_numpy(boxes),
         labels=torch.tensor(LABELS),
-        masks=PolygonMasks(masks, *RESIZED),
+        masks=PolygonMasks(masks, *size),
     )
     sample.ignored_instances = InstanceData(
         bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
     )
-    y, x = np.mgrid[: RESIZED[0], : RESIZED[1]]
+    y, x = np.mgrid[: size[0], : size[1]]
     block = y // 24 * 37 + x // 24 * 11
     stuff = torch.from_numpy(np.where(block % 54 % 9 == 4, 255, block % 54))
     sample.gt_sem_seg = PixelData(sem_seg=stuff[None])
