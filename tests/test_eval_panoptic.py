@@ -15,16 +15,17 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData, PixelData
-from pycocotools import mask as coco_mask
 
 from mmdet_r2.apis import inference_detector, init_detector
 from mmdet_r2.apis.test import test as run_test
 from mmdet_r2.apis.test import test_config as make_config
 from mmdet_r2.config import load_config
 from mmdet_r2.datasets.demo import generate
+from mmdet_r2.datasets.transforms.panoptic import read_segment_ids
 from mmdet_r2.engine.checkpoint import CheckpointHook
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.evaluation import CocoPanopticMetric, evaluate_panoptic_files
+from mmdet_r2.evaluation.panoptic_format import read_panoptic
 from mmdet_r2.evaluation.panoptic_quality import PanopticMap, compare, quality
 from mmdet_r2.registry import MODELS, init_scope
 from mmdet_r2.structures import DetDataSample
@@ -897,7 +898,9 @@ def test_image_demo(toy, repo, tmp_path, monkeypatch):
     line = ['x', image, toy['config'], toy['checkpoint'], '--out-dir', tmp_path, '--device', 'cpu']
     monkeypatch.setattr(sys, 'argv', [str(part) for part in line])
     runpy.run_path(str(repo / 'demo' / 'image_demo.py'), run_name='__main__')
-    (record,) = json.loads((tmp_path / 'predictions.json').read_text())
+    assert isinstance(json.loads((tmp_path / 'predictions.json').read_text()), list)
+    panoptic = json.loads((tmp_path / 'panoptic.json').read_text())
+    (record,) = panoptic['annotations']
     found = record['segments_info']
     one = inference_detector(
         init_detector(toy['config'], toy['checkpoint'], device='cpu'), str(image)
@@ -906,11 +909,17 @@ def test_image_demo(toy, repo, tmp_path, monkeypatch):
     expected = segments(one.pred_panoptic_seg.sem_seg, len(toy['categories']), things)
     assert one.pred_panoptic_seg.segments_info == expected
     assert found and len(found) == len(expected)
+    ids = read_segment_ids(str(tmp_path / 'panoptic' / record['file_name']))
+    categories = {c['id']: c for c in panoptic['categories']}
     for own, other in zip(found, expected, strict=True):
-        assert own | other == own
-        assert own['area'] == coco_mask.area(own['mask'])
-        assert own['class'] == sample_classes(toy)[own['label']]
-    assert (cv2.imread(str(tmp_path / image.name)) != cv2.imread(str(image))).any()
+        assert own['id'] == other['id'] and own['area'] == other['area'] == (ids == own['id']).sum()
+        category = categories[own['category_id']]
+        assert category['name'] == sample_classes(toy)[other['label']]
+        assert category['isthing'] == other['isthing']
+    # the official format: the tool for written results can read it
+    written = read_panoptic(str(tmp_path / 'panoptic.json'))
+    assert written.map_of(0, written.categories).index.shape == ids.shape
+    assert (cv2.imread(str(tmp_path / 'vis' / image.name)) != cv2.imread(str(image))).any()
 
 
 def test_tool_for_written_results(repo, tmp_path, monkeypatch, capsys):

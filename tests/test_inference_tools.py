@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 from toy_detector import CLASSES, lively, toy_config
 
 from mmdet_r2.apis import init_detector
@@ -44,6 +45,11 @@ def run(monkeypatch, repo: Path, script: str, *args: object) -> int:
     return 0
 
 
+def names(folder: Path) -> list[str]:
+    """All files in a folder and those in it."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file())
+
+
 def test_image_demo_draws_a_folder_and_names_what_it_skips(
     files, repo, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -56,16 +62,28 @@ def test_image_demo_draws_a_folder_and_names_what_it_skips(
     printed = capsys.readouterr().out
     assert 'skipped: cannot read image' in printed and 'broken.jpg' in printed
     assert '2 images drawn' in printed and '1 could not be read' in printed
-    assert sorted(p.name for p in out.iterdir()) == ['a.jpg', 'b.png', 'predictions.json']
+    assert names(out) == ['predictions.json', 'vis/a.jpg', 'vis/b.png']
     records = json.loads((out / 'predictions.json').read_text())
-    assert [Path(r['image']).name for r in records] == ['a.jpg', 'b.png']
-    first = records[0]
-    assert (first['height'], first['width']) == (60, 80) and len(first['labels']) > 0
-    assert first['classes'] == [CLASSES[i] for i in first['labels']]
-    assert min(first['scores']) > 0.3 and len(first['bboxes'][0]) == 4
-    assert coco_mask.decode(first['masks'][0]).shape == (60, 80)
+    assert [Path(r['file_name']).name for r in records] == sorted(
+        Path(r['file_name']).name for r in records
+    )
+    assert {(r['image_id'], Path(r['file_name']).name) for r in records} == {
+        (0, 'a.jpg'), (1, 'b.png'),
+    }  # fmt: skip
+    for record in records:
+        assert record['category_name'] == CLASSES[record['category_id']]
+        assert record['score'] > 0.3 and len(record['bbox']) == 4
+        assert coco_mask.decode(record['segmentation']).shape == (60, 80)
+    truth = COCO()
+    truth.dataset = dict(
+        images=[dict(id=i, height=60, width=80) for i in range(2)],
+        categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES)],
+        annotations=[],
+    )
+    truth.createIndex()
+    assert len(truth.loadRes(str(out / 'predictions.json')).anns) == len(records)
     original = cv2.imread(str(files['images'] / 'b.png'))
-    drawn = cv2.imread(str(out / 'b.png'))
+    drawn = cv2.imread(str(out / 'vis' / 'b.png'))
     assert drawn.shape == original.shape and (drawn != original).any()
 
 
@@ -74,23 +92,64 @@ def test_image_demo_takes_patterns_and_keeps_equal_names_apart(
 ) -> None:
     code = run(
         monkeypatch, repo, 'demo/image_demo.py', files['images'] / '**/a.jpg', files['config'],
-        files['checkpoint'], '--out-dir', tmp_path, '--device', 'cpu', '--score-thr', 0.99,
+        '--weights', files['checkpoint'], '--out-dir', tmp_path, '--device', 'cpu',
+        '--pred-score-thr', 0.99,
     )  # fmt: skip
     assert code == 0
-    assert {p.name for p in tmp_path.iterdir()} == {'a.jpg', 'a-2.jpg', 'predictions.json'}
+    assert names(tmp_path) == ['predictions.json', 'vis/a-2.jpg', 'vis/a.jpg']
     records = json.loads((tmp_path / 'predictions.json').read_text())
-    assert all(score > 0.99 for record in records for score in record['scores'])
+    assert all(record['score'] > 0.99 for record in records)
+
+
+def test_image_demo_of_an_image_without_findings(
+    files, repo, tmp_path, monkeypatch, capsys
+) -> None:
+    args = (files['images'] / 'b.png', files['config'], files['checkpoint'], '--device', 'cpu')
+    options = ('--out-dir', tmp_path, '--score-thr', 1)
+    assert run(monkeypatch, repo, 'demo/image_demo.py', *args, *options) == 0
+    assert 'b.png: 0 found' in capsys.readouterr().out
+    assert json.loads((tmp_path / 'predictions.json').read_text()) == []
+    original = cv2.imread(str(files['images'] / 'b.png'))
+    assert (cv2.imread(str(tmp_path / 'vis' / 'b.png')) == original).all()
+
+
+def test_image_demo_takes_ids_of_an_annotation_file(files, repo, tmp_path, monkeypatch) -> None:
+    images = [dict(id=70 + i, file_name=name) for i, name in enumerate(('a.jpg', 'b.png'))]
+    categories = [dict(id=40 + i, name=name) for i, name in enumerate(CLASSES)]
+    (tmp_path / 'ann.json').write_text(json.dumps(dict(images=images, categories=categories)))
+    code = run(
+        monkeypatch, repo, 'demo/image_demo.py', files['images'], files['config'],
+        files['checkpoint'], '--out-dir', tmp_path, '--device', 'cpu', '--no-save-vis',
+        '--ann-file', tmp_path / 'ann.json',
+    )  # fmt: skip
+    assert code == 0 and names(tmp_path) == ['ann.json', 'predictions.json']
+    records = json.loads((tmp_path / 'predictions.json').read_text())
+    assert {r['image_id'] for r in records} == {70, 71}
+    assert all(r['category_name'] == CLASSES[r['category_id'] - 40] for r in records)
 
 
 @pytest.mark.parametrize('images', ['nothing.jpg', 'no/*.jpg'])
 def test_image_demo_without_images_is_a_users_error(
     files, repo, tmp_path, monkeypatch, capsys, images
 ) -> None:
-    args = (files['config'], files['checkpoint'], '--out-dir', tmp_path, '--device', 'cpu')
+    args = (files['config'], files['checkpoint'], '--out-dir', tmp_path / 'o', '--device', 'cpu')
     assert run(monkeypatch, repo, 'demo/image_demo.py', tmp_path / images, *args) == 2
     assert capsys.readouterr().err.count('\n') == 1
     assert run(monkeypatch, repo, 'demo/image_demo.py', files['images'] / 'broken.jpg', *args) == 2
     assert 'broken.jpg' in capsys.readouterr().err
+    assert names(tmp_path) == []  # no empty predictions, no temporary file
+
+
+def test_image_demo_that_cannot_write_says_where(
+    files, repo, tmp_path, monkeypatch, capsys
+) -> None:
+    (tmp_path / 'file').write_text('')
+    args = (files['images'], files['config'], files['checkpoint'], '--device', 'cpu')
+    for option in ('--no-save-pred', '--no-save-vis'):
+        out = ('--out-dir', tmp_path / 'file', option)
+        assert run(monkeypatch, repo, 'demo/image_demo.py', *args, *out) == 2
+        assert f'{tmp_path / "file"}' in (message := capsys.readouterr().err.splitlines()[-1])
+        assert 'cannot be written' in message
 
 
 @pytest.mark.parametrize('mode', ['inference', 'training'])

@@ -7,7 +7,6 @@ import io
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,10 +144,18 @@ def is_url(text: str) -> bool:
 
 
 class Names:
-    """File names for results, each given out once: of equal ones the later are numbered."""
+    """File names for results, each given out once: of equal ones the later are numbered.
 
-    def __init__(self, taken: Iterable[str] = ()) -> None:
-        self._taken = set(taken)
+    Attributes:
+        count: how many were given out.
+    """
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    @property
+    def count(self) -> int:
+        return len(self._taken)
 
     def new(self, stem: str, suffix: str) -> str:
         """``stem + suffix``, or ``stem-2 + suffix``, and so on."""

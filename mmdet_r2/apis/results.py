@@ -3,6 +3,7 @@ JSON files.
 """
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -70,7 +71,7 @@ def coco_results(
     if kind not in (None, 'bbox', 'segm'):
         raise ValueError(f"kind is {kind!r}; expected 'bbox', 'segm' or None")
     samples = [results] if isinstance(results, DetDataSample) else results
-    file = None if ann_file is None else _AnnotationFile(ann_file)
+    file = None if ann_file is None else _annotation_file(ann_file)
     if category_ids is None:
         if file is not None and classes is not None:
             category_ids = file.category_ids(classes)
@@ -279,11 +280,25 @@ class JsonList:
             os.replace(self._temporary, self.path)
 
 
+def _annotation_file(path: str | os.PathLike[str]) -> '_AnnotationFile':
+    """The file, read once where it is asked for image by image."""
+    try:
+        changed = os.stat(path).st_mtime_ns
+    except OSError:
+        changed = 0
+    return _cached_file(os.fspath(path), changed)
+
+
+@functools.lru_cache(maxsize=1)
+def _cached_file(path: str, changed: int) -> '_AnnotationFile':
+    return _AnnotationFile(path)
+
+
 class _AnnotationFile:
     """What a COCO annotation file calls images and classes."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+    def __init__(self, path: str) -> None:
+        self.path = path
         try:
             data = json.loads(get_text(self.path))
             self._categories = {c['name']: c['id'] for c in data['categories']}

@@ -85,6 +85,25 @@ class DetLocalVisualizer(Visualizer):
         Returns:
             The drawing, (H, W, 3) uint8 RGB, or (H, 2 W, 3).
         """
+        drawing = self.draw(image, data_sample, draw_gt, draw_pred, pred_score_thr)
+        if show:
+            self.show(drawing, win_name=name, wait_time=wait_time)
+        if out_file is not None:
+            _write(out_file, drawing)
+        else:
+            self.add_image(name, drawing, step)
+        self.set_image(drawing)
+        return drawing
+
+    def draw(
+        self,
+        image: np.ndarray,
+        data_sample: DetDataSample | None,
+        draw_gt: bool = True,
+        draw_pred: bool = True,
+        pred_score_thr: float = 0.3,
+    ) -> np.ndarray:
+        """The drawing of :meth:`add_datasample`, which is shown and stored nowhere."""
         views = []
         panoptic = data_sample is not None and 'pred_panoptic_seg' in data_sample
         if data_sample is not None and draw_gt:
@@ -99,15 +118,7 @@ class DetLocalVisualizer(Visualizer):
             elif 'pred_instances' in data_sample:
                 found = data_sample.pred_instances.cpu()
                 views.append(self._draw(image, found[found.scores > pred_score_thr]))
-        drawing = np.concatenate(views, axis=1) if views else np.asarray(image)
-        if show:
-            self.show(drawing, win_name=name, wait_time=wait_time)
-        if out_file is not None:
-            _write(out_file, drawing)
-        else:
-            self.add_image(name, drawing, step)
-        self.set_image(drawing)
-        return drawing
+        return np.concatenate(views, axis=1) if views else np.asarray(image)
 
     def _draw(self, image: np.ndarray, instances: Any) -> np.ndarray:
         # the property gives None on processes other than the main one

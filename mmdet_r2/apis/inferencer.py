@@ -1,0 +1,324 @@
+"""A detector as one callable for pipelines, with the signature of mmdetection 3.x's
+``DetInferencer``: images in, dictionaries, drawings and files out.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from ..errors import ConfigError, DataError
+from ..structures import DetDataSample
+from ..visualization import DetLocalVisualizer
+from ..zoo import find_model
+from .images import Image, ImageSource, Names, find_images, is_image
+from .inference import image_pipeline, init_detector
+from .results import prediction, write_json, writing
+from .stream import Masks, TestPipeline, stream
+
+
+@dataclass
+class Inference:
+    """What became of one image.
+
+    Attributes:
+        name: its path or address, else ``imgs[i]``.
+        sample: the detector's result, masks as run lengths; None where the image is unreadable.
+        visualization: the drawing (H, W, 3) uint8 RGB, if one was asked for.
+        out_file: where the drawing was written, if it was.
+        error: why the image could not be read, else None.
+    """
+
+    name: str
+    sample: DetDataSample | None = None
+    visualization: np.ndarray | None = None
+    out_file: str | None = None
+    error: DataError | None = None
+
+
+class DetInferencer:
+    """Detects, draws and writes, with constructor, call and result of mmdetection 3.x.
+
+    Args:
+        model: name of a published model (its weights are fetched, unless ``weights`` says
+            otherwise), path of a config, a ``Config``, or a detector from
+            :func:`~mmdet_r2.apis.init_detector`. None: the published model that ``weights``
+            belongs to.
+        weights: path, URL or zoo name of a checkpoint. None with a config file: random weights.
+        device: default: ``'cuda:0'`` where there is CUDA, else ``'cpu'``.
+        scope: accepted for compatibility; there is only one.
+        palette: colours of drawings; 'none': the checkpoint's or data set's own.
+        show_progress: a bar on stderr while :meth:`__call__` works.
+
+    Attributes:
+        model: the detector.
+        cfg: its config.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Config | nn.Module | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        device: str | torch.device | None = None,
+        scope: str | None = 'mmdet_r2',
+        palette: str = 'none',
+        show_progress: bool = True,
+    ) -> None:
+        if isinstance(model, nn.Module):
+            if weights is not None or device is not None:
+                raise ConfigError(
+                    'DetInferencer: a detector that is built already takes no weights or device.'
+                )
+            self.model = model
+            if palette != 'none':
+                model.dataset_meta = {**_meta(model), 'palette': palette}  # type: ignore[assignment]
+        else:
+            if not isinstance(model, Config) and (weights or not _is_config_file(model)):
+                model, weights = model_and_weights(model, weights)
+            if device is None:
+                device = 'cuda:0' if torch.cuda.is_available() else 'cpu'
+            self.model = init_detector(cast(Any, model), weights, palette, device)
+        self.cfg = self.model.cfg
+        self.show_progress = show_progress
+        self._visualizer: DetLocalVisualizer | None = None
+        self._drawing_names: dict[str, Names] = {}
+        self._prediction_names: dict[str, Names] = {}
+
+    def __call__(
+        self,
+        inputs: Image | Iterable[Image],
+        batch_size: int = 1,
+        return_vis: bool = False,
+        show: bool = False,
+        wait_time: float = 0,
+        no_save_vis: bool = False,
+        draw_pred: bool = True,
+        pred_score_thr: float = 0.3,
+        return_datasamples: bool = False,
+        print_result: bool = False,
+        no_save_pred: bool = True,
+        out_dir: str | os.PathLike[str] = '',
+        *,
+        tta: bool = False,
+        num_workers: int = 2,
+    ) -> dict[str, list]:
+        """Detect in all of ``inputs``. Only what is returned stays in memory.
+
+        Args:
+            inputs: a path, folder, pattern (``photos/*.jpg``) or address; an image in another form
+                (see :func:`~mmdet_r2.apis.inference_detector`); or any iterable of images.
+            batch_size: images computed at once, at most.
+            return_vis: return drawings.
+            show: open a window with each.
+            wait_time: seconds that it stays; 0 waits for a key.
+            no_save_vis: write no drawings to ``out_dir``.
+            draw_pred: draw predictions; False gives the bare images.
+            pred_score_thr: findings of at most this score are not drawn. All are returned.
+            return_datasamples: return ``DetDataSample`` objects, with masks (n, H, W) bool, instead
+                of dictionaries; they are not written.
+            print_result: print the predictions.
+            no_save_pred: write no predictions to ``out_dir`` (mmdetection's default).
+            out_dir: folder for ``vis/`` with drawings and ``preds/`` with a JSON file for each
+                image (of panoptic models also a PNG); '' writes nothing. Of images with the same
+                name in different folders, later ones are numbered.
+            tta: merge the findings in several scales and flips of each image.
+            num_workers: threads that prepare images.
+
+        Returns:
+            ``predictions``, one for each image (see :func:`~mmdet_r2.apis.results.prediction`;
+            written ones of panoptic models have ``panoptic_seg_path`` instead of
+            ``panoptic_seg``), and ``visualization``, the drawings, with ``return_vis``.
+
+        Raises:
+            DataError: an image cannot be read, or a file cannot be written; the message names it.
+        """
+        result: dict[str, list] = dict(predictions=[], visualization=[])
+        images, number = _listed(inputs)
+        save_pred = '' if no_save_pred or return_datasamples else os.fspath(out_dir)
+        found: Iterable[Inference] = self.stream(
+            images,
+            batch_size,
+            draw=return_vis,
+            show=show,
+            wait_time=wait_time,
+            draw_pred=draw_pred,
+            pred_score_thr=pred_score_thr,
+            out_dir='' if no_save_vis else out_dir,
+            tta=tta,
+            num_workers=num_workers,
+            masks='bitmap' if return_datasamples else 'rle',
+        )
+        if self.show_progress:
+            console = Console(stderr=True)
+            found = track(found, 'Inference', total=number, console=console, transient=True)
+        for each in found:
+            assert each.sample is not None
+            one: Any = each.sample
+            if not return_datasamples:
+                one = prediction(each.sample, len(_meta(self.model).get('classes', ())))
+            if save_pred:
+                self._write_prediction(one, each.sample, save_pred)
+            if print_result:
+                print(one)
+            result['predictions'].append(one)
+            if return_vis:
+                result['visualization'].append(each.visualization)
+        return result
+
+    def stream(
+        self,
+        inputs: Image | Iterable[Image],
+        batch_size: int = 1,
+        *,
+        draw: bool = False,
+        show: bool = False,
+        wait_time: float = 0,
+        draw_pred: bool = True,
+        pred_score_thr: float = 0.3,
+        out_dir: str | os.PathLike[str] = '',
+        tta: bool = False,
+        num_workers: int = 2,
+        masks: Masks = 'rle',
+        skip_unreadable: bool = False,
+    ) -> Iterator[Inference]:
+        """:meth:`__call__` image by image, for more of them than memory holds: give ``inputs`` as a
+        generator, and take one result after the other.
+
+        Args:
+            draw: make drawings even if none is shown or written.
+            out_dir: folder for ``vis/``.
+            masks: of the samples: 'rle' or 'bitmap'.
+            skip_unreadable: give a result with an error for an image that cannot be read, instead
+                of raising it.
+
+        The other arguments are those of :meth:`__call__`.
+        """
+        images, _ = _listed(inputs)
+        pipeline = image_pipeline(self.model, tta=tta)
+        results = stream(
+            self.model,
+            images,
+            pipeline,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            tta=tta,
+            masks=masks,
+            skip_unreadable=skip_unreadable,
+        )
+        for result in results:
+            each = Inference(result.source.name, result.sample, error=result.error)
+            if result.sample is not None and (draw or show or out_dir):
+                loader = pipeline.loader if isinstance(pipeline, TestPipeline) else None
+                each.visualization = self._vis().draw(
+                    result.source.decode(loader)[..., ::-1],
+                    result.sample,
+                    draw_gt=False,
+                    draw_pred=draw_pred,
+                    pred_score_thr=pred_score_thr,
+                )
+                if out_dir:
+                    each.out_file = self._write_drawing(each.visualization, result.source, out_dir)
+                if show:
+                    self._vis().show(each.visualization, each.name, wait_time)
+            yield each
+
+    def _vis(self) -> DetLocalVisualizer:
+        if self._visualizer is None:
+            self._visualizer = DetLocalVisualizer()
+        self._visualizer.dataset_meta = _meta(self.model)
+        return self._visualizer
+
+    def _write_drawing(
+        self, drawing: np.ndarray, source: ImageSource, out_dir: str | os.PathLike[str]
+    ) -> str:
+        names = self._drawing_names.setdefault(os.fspath(out_dir), Names())
+        stem, suffix = os.path.splitext(source.file_name or f'{names.count:08d}.jpg')
+        path = Path(out_dir) / 'vis' / names.new(stem, suffix)
+        write_image(path, drawing)
+        return str(path)
+
+    def _write_prediction(self, one: dict[str, Any], sample: DetDataSample, out_dir: str) -> None:
+        names = self._prediction_names.setdefault(out_dir, Names())
+        path = sample.metainfo.get('img_path')
+        stem = names.new(ImageSource('', path).stem or f'{names.count}', '')
+        folder = Path(out_dir) / 'preds'
+        if 'panoptic_seg' in one:
+            png = folder / f'{stem}_panoptic_seg.png'
+            write_image(png, one.pop('panoptic_seg'))
+            one['panoptic_seg_path'] = str(png)
+        write_json(folder / f'{stem}.json', one)
+
+
+def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
+    """Write an image (H, W, 3) uint8 RGB in the format of the file's name, else as JPEG; folders
+    are made.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower() if path.suffix and cv2.haveImageWriter(path.name) else '.jpg'
+    # encoded in memory: OpenCV's own writing fails silently
+    done, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]))
+    if not done:
+        raise DataError(f'{path}: cannot be written as an image.')
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data.tofile(temporary)
+        os.replace(temporary, path)
+
+
+def model_and_weights(
+    model: str | os.PathLike[str] | None, weights: str | os.PathLike[str] | None
+) -> tuple[str, str]:
+    """Config and checkpoint for :func:`~mmdet_r2.apis.init_detector`, from what a user may give of
+    them: without weights those published for the model, without a model the one they belong to.
+
+    Args:
+        model: name or config file; a checkpoint file is taken for ``weights``.
+
+    Raises:
+        ConfigError: the model of the weights is not known.
+    """
+    if weights is None and model is not None:
+        if Path(model).suffix not in ('.pth', '.pt', '.pkl', '.safetensors'):
+            return os.fspath(model), 'auto'
+        model, weights = None, model
+    if weights is None:
+        raise ConfigError('give the name of a model, a config, or weights of the zoo.')
+    if model is None:
+        known = find_model(weights)
+        if known is None:
+            raise ConfigError(
+                f'{weights}: no published weights have this name, so their config is not known; '
+                'give the config, too.'
+            )
+        model = known.name
+    return os.fspath(model), os.fspath(weights)
+
+
+def _is_config_file(model: Any) -> bool:
+    return model is not None and Path(model).suffix == '.py' and Path(model).is_file()
+
+
+def _listed(inputs: Image | Iterable[Image]) -> tuple[Iterable[Image], int | None]:
+    """The images, and how many they are, if that is known."""
+    if isinstance(inputs, (str, os.PathLike)):
+        inputs = find_images(inputs)
+    elif is_image(inputs):
+        inputs = [inputs]  # type: ignore[list-item]
+    return inputs, len(inputs) if isinstance(inputs, Sequence) else None  # type: ignore[return-value]
+
+
+def _meta(model: nn.Module) -> dict[str, Any]:
+    return getattr(model, 'dataset_meta', None) or {}
