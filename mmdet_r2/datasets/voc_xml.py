@@ -53,6 +53,8 @@ def parse_xml(content: bytes, path: str) -> XMLImage:
         root = ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
         reason = str(error).partition(':')[0]
+        if error.code == expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS]:
+            reason = 'it ends too early' if content.strip() else 'it is empty'
         raise DataError(f'{path}, line {error.position[0]}: not valid XML: {reason}') from None
     except (LookupError, ValueError) as error:  # an encoding that Python does not have
         raise DataError(f'{path}: not valid XML: {error}') from None
