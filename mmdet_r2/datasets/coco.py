@@ -134,6 +134,8 @@ class CocoDataset(BaseDataset):
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
+        if metainfo is not None and not isinstance(metainfo, Mapping):
+            raise ConfigError(f'metainfo is {metainfo!r}, expected dict(classes=(...))')
         loaded = super()._load_metainfo(metainfo)
         given = set(metainfo or ())
         loaded['classes'] = _checked_classes(loaded['classes'])
