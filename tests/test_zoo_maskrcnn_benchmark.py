@@ -29,6 +29,7 @@ from mmdet_r2.registry import MODELS, init_scope
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.boxes import boxes_to_rois
 from mmdet_r2.zoo import load_checkpoint, read_checkpoint, upgrade
+from mmdet_r2.zoo.identify import Architecture, guess_models
 from mmdet_r2.zoo.layouts import LAYOUTS, detect
 from mmdet_r2.zoo.maskrcnn_benchmark import DROPPED, convert, matches, note
 
@@ -785,3 +786,9 @@ def test_imagenet_weights_compute_what_the_original_detectors_began_with(
     }
     for found, expected in zip(backbone(image), stages(renamed, image), strict=True):
         close(found, expected)
+
+
+def test_models_of_pascal_voc_are_guessed_for_20_classes_only() -> None:
+    voc, coco = (Architecture('resnet50', 'faster_rcnn', classes) for classes in (20, 80))
+    assert all('voc' in name for name in guess_models(voc))
+    assert guess_models(coco) and not any('voc' in name for name in guess_models(coco))

@@ -211,7 +211,13 @@ def _num_classes(weights: Mapping[str, Tensor]) -> int | None:
 def guess_models(found: Architecture) -> list[str]:
     """Names of the zoo models (at most three) that have this architecture."""
     wanted = _names_of(found)
-    return [model.name for model in index.models() if wanted and wanted.match(model.name)][:3]
+    names = [model.name for model in index.models() if wanted and wanted.match(model.name)]
+    return [name for name in names if _same_data(name, found)][:3]
+
+
+def _same_data(name: str, found: Architecture) -> bool:
+    """COCO's models or, for 20 classes, those of Pascal VOC."""
+    return ('voc' in name) == (found.num_classes == 20)
 
 
 def _names_of(found: Architecture) -> re.Pattern[str] | None:
@@ -245,11 +251,12 @@ def config_hint(weights: Mapping[str, Tensor], lineage: str) -> str:
 
     found = identify(weights)
     folder = _FOLDERS.get(lineage)
+    other = (*_FOLDERS.values(), 'demo')
     known = {
         name.replace('-', '_'): path
         for name, path in shipped_configs().items()
-        if path.parent.name == folder
-        or (folder is None and path.parent.name not in (*_FOLDERS.values(), 'demo', 'pascal_voc'))
+        if (path.parent.name == folder if folder else path.parent.name not in other)
+        and (folder or _same_data(name, found))
     }
     # maskrcnn-benchmark's were trained on COCO 2014, and 1.x' arithmetic is there in two degrees;
     # otherwise the shortest name has the fewest additions
