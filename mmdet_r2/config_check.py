@@ -209,7 +209,8 @@ PLAIN: dict[str, str | None] = {
     'randomness': 'seed diff_rank_seed deterministic',
     'custom_imports': 'imports allow_failed_imports',
     'default_hooks': 'runtime_info timer sampler_seed logger param_scheduler checkpoint '
-    'visualization early_stopping num_class_check invalid_loss unreadable_images progress ~',
+    'visualization early_stopping num_class_check box_convention invalid_loss unreadable_images '
+    'progress ~',
     'train_cfg': 'rpn rpn_proposal rcnn',
     'test_cfg': 'rpn rcnn panoptic',
     'train_cfg.rpn': 'assigner sampler allowed_border match_border samples_per_img',

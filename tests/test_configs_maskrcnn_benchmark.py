@@ -16,8 +16,11 @@ from mmdet_r2.apis.train import train
 from mmdet_r2.apis.tta import tta_pipeline
 from mmdet_r2.config import load_config
 from mmdet_r2.datasets.demo import CLASSES, generate
+from mmdet_r2.engine import check_box_convention
+from mmdet_r2.engine.runner import DEFAULT_HOOKS
 from mmdet_r2.engine.schedule import stretch_loop, stretch_schedulers
-from mmdet_r2.registry import MODELS, SCOPE, init_scope
+from mmdet_r2.errors import ConfigError
+from mmdet_r2.registry import DATASETS, MODELS, SCOPE, init_scope
 
 FOLDER = Path(__file__).resolve().parent.parent / 'configs' / 'maskrcnn_benchmark'
 # backbone: depth, width and scale of a Res2Net, file of its ImageNet weights, box AP, mask AP
@@ -380,3 +383,49 @@ def test_the_whole_schedule_on_one_gpu_is_what_the_page_says(page):
     for number in numbers[:3]:
         assert f'{number:,}' in page
     assert steps['end'] == loop['max_iters']
+
+
+# ------------------------------------------------------------- boxes of model and data agree
+
+
+def loader_of(shapes, *kinds, wrap=False):
+    dataset = dict(
+        type='CocoDataset',
+        data_root=f'{shapes}/',
+        metainfo=dict(classes=CLASSES),
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='train'),
+        pipeline=[dict(type=kind) for kind in kinds],
+    )
+    if wrap:
+        dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
+        dataset = dict(type='RepeatDataset', times=2, dataset=dataset)
+    with DefaultScope.overwrite_default_scope(SCOPE):
+        return DATASETS.build(dataset)
+
+
+@pytest.mark.parametrize('wrap', [False, True])
+def test_models_and_data_that_measure_differently_are_refused(shapes, wrap):
+    pixels = build(load_config(R2_50))
+    edges = build(load_config('mask_rcnn_r50_fpn_1x_coco'))
+    legacy = build(load_config('mask_rcnn_r50_fpn_1x_coco_v1'))  # as mmdetection 3.x trains it
+    exact = build(load_config('mask_rcnn_r50_fpn_1x_coco_v1_exact'))
+    load = ('LoadImageFromFile', 'LoadAnnotations')
+    counted = loader_of(shapes, *load, 'PixelBoxes', 'PackDetInputs', wrap=wrap)
+    plain = loader_of(shapes, *load, 'PackDetInputs', wrap=wrap)
+    for model, dataset in ((pixels, counted), (exact, counted), (edges, plain), (legacy, plain)):
+        check_box_convention(model, dataset)
+    for model in (pixels, exact):
+        with pytest.raises(ConfigError, match=r'the model counts pixels .*instances_train\.json'):
+            check_box_convention(model, plain)
+    for model in (edges, legacy):
+        with pytest.raises(ConfigError, match=r'counts pixels \(PixelBoxes\), but the model'):
+            check_box_convention(model, counted)
+    # what cannot be told is let pass: no annotations, no pipeline, no detector
+    check_box_convention(pixels, loader_of(shapes, 'LoadImageFromFile', 'PackDetInputs'))
+    check_box_convention(pixels, object())
+    check_box_convention(nn.Linear(1, 1), counted)
+
+
+def test_the_hook_is_part_of_every_run():
+    assert DEFAULT_HOOKS['box_convention'] == dict(type='BoxConventionHook')

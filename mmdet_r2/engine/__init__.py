@@ -2,7 +2,14 @@
 
 from .amp import AmpOptimWrapper, default_amp_dtype
 from .checkpoint import CheckpointHook, latest_checkpoint
-from .hooks import NumClassCheckHook, ProgressHook, UnreadableImagesHook, check_num_classes
+from .hooks import (
+    BoxConventionHook,
+    NumClassCheckHook,
+    ProgressHook,
+    UnreadableImagesHook,
+    check_box_convention,
+    check_num_classes,
+)
 from .invalid_loss import InvalidLossError, InvalidLossHook
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop
 from .optimizer import GroupedOptimWrapperConstructor
@@ -11,6 +18,7 @@ from .runner import Runner, build_runner, shut_down
 
 __all__ = [
     'AmpOptimWrapper',
+    'BoxConventionHook',
     'CheckpointHook',
     'EpochBasedTrainLoop',
     'GroupedOptimWrapperConstructor',
@@ -24,6 +32,7 @@ __all__ = [
     'UnreadableImagesHook',
     'bn_layers',
     'build_runner',
+    'check_box_convention',
     'check_num_classes',
     'default_amp_dtype',
     'latest_checkpoint',

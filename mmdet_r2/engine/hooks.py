@@ -4,6 +4,7 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, TextIO
 
@@ -85,6 +86,67 @@ def _describe(dataset: Any) -> str:
     kind = type(dataset).__name__
     file = getattr(dataset, 'ann_file', None)
     return f'{kind}, {file}' if file else kind
+
+
+@HOOKS.register_module()
+class BoxConventionHook(Hook):
+    """Compares how the detector and its training data measure boxes; on by default.
+
+    Raises:
+        ConfigError: one of the two counts pixels, the other does not.
+    """
+
+    def before_run(self, runner: Any) -> None:
+        """Check the training data, before weights are fetched."""
+        if isinstance(runner._train_loop, BaseLoop):
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            check_box_convention(model, runner.train_dataloader.dataset)
+
+
+def check_box_convention(model: nn.Module, dataset: Any) -> None:
+    """Raise where a detector that counts pixels (a box coder decodes with ``offset=1``) is given
+    boxes that do not (no :class:`PixelBoxes` in a pipeline), or the other way round: every box
+    would be a pixel off.
+
+    Args:
+        model: a detector.
+        dataset: one with a ``pipeline``, or a wrapper of such; others are not checked.
+
+    Raises:
+        ConfigError: the two differ.
+    """
+    coders = [getattr(module, 'bbox_coder', None) for module in model.modules()]
+    if not any(coder is not None for coder in coders):
+        return
+    model_counts = any(getattr(coder, 'decode_offset', 0) for coder in coders)
+    for part in _parts(dataset):
+        transforms = getattr(getattr(part, 'pipeline', None), 'transforms', None)
+        if transforms is None:
+            continue
+        kinds = [type(transform).__name__ for transform in transforms]
+        if 'LoadAnnotations' not in kinds or ('PixelBoxes' in kinds) == model_counts:
+            continue
+        if model_counts:
+            raise ConfigError(
+                'the model counts pixels (bbox_coder.offset=1), but the training pipeline of '
+                f"{_describe(part)} gives other boxes: put dict(type='PixelBoxes') right before "
+                'PackDetInputs.'
+            )
+        raise ConfigError(
+            f'the training pipeline of {_describe(part)} counts pixels (PixelBoxes), but the model '
+            'does not: remove that transform, or use a model of configs/maskrcnn_benchmark/.'
+        )
+
+
+def _parts(dataset: Any) -> Iterator[Any]:
+    """The data sets inside wrappers."""
+    if hasattr(dataset, 'datasets'):
+        for part in dataset.datasets:
+            yield from _parts(part)
+    elif hasattr(dataset, 'dataset'):
+        yield from _parts(dataset.dataset)
+    else:
+        yield dataset
 
 
 @HOOKS.register_module()

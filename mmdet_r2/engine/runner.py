@@ -50,6 +50,7 @@ from .state import (
 #: Hooks of every run, by the name that ``default_hooks`` overrides (or switches off with None).
 DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     'num_class_check': {'type': 'NumClassCheckHook'},
+    'box_convention': {'type': 'BoxConventionHook'},
     'invalid_loss': {'type': 'InvalidLossHook'},
     'unreadable_images': {'type': 'UnreadableImagesHook'},
     'progress': {'type': 'ProgressHook'},
