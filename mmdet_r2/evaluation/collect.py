@@ -58,10 +58,12 @@ def gather_results(results: Any) -> list[Any]:
         return [results]
     buffer = io.BytesIO()
     torch.save(results, buffer)
-    return [
-        torch.load(io.BytesIO(part), map_location='cpu', weights_only=True)
-        for part in gather_bytes(buffer.getvalue())
-    ]
+    parts = gather_bytes(buffer.getvalue())
+    # torch writes empty bytes as a call of ``bytes``, which it does not expect when it reads them
+    with torch.serialization.safe_globals([bytes]):
+        return [
+            torch.load(io.BytesIO(part), map_location='cpu', weights_only=True) for part in parts
+        ]
 
 
 def interleave(parts: Sequence[Sequence[T]]) -> list[T]:
