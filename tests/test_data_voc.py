@@ -355,6 +355,13 @@ class TestBadFiles:
         with pytest.raises(ConfigError, match='Resize comes after LoadAnnotations'):
             build(root, pipeline=pipeline, test_mode=True)
         assert len(build(root, pipeline=pipeline)) == 4
+        flips = [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)]
+        pack = [dict(type='PackDetInputs')]
+        views = [*LOAD, dict(type='TestTimeAug', transforms=[flips, pack])]
+        assert len(build(root, pipeline=views, test_mode=True)) == 4
+        views[-1] = dict(type='TestTimeAug', transforms=[[resize], flips, pack])
+        with pytest.raises(ConfigError, match='TestTimeAug comes after LoadAnnotations'):
+            build(root, pipeline=views, test_mode=True)
         right = [LOAD[0], resize, LOAD[1], dict(type='PackDetInputs')]
         sample = build(root, pipeline=right, test_mode=True)[0]['data_samples']
         assert sample.gt_instances.bboxes.tolist() == [[0, 1, 9, 19]]

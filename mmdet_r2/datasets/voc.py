@@ -159,7 +159,7 @@ class XMLDataset(CocoDataset):
                         f'{name} has no masks, but LoadAnnotations(with_mask=True) asks for them: '
                         f'train on boxes, or write the masks to a COCO file (CocoDataset)'
                     )
-            elif self.test_mode and loaded and isinstance(transform, _MOVES_BOXES):
+            elif self.test_mode and loaded and _moves_boxes(transform):
                 raise ConfigError(
                     f'{name}: {type(transform).__name__} comes after LoadAnnotations in a pipeline '
                     f'for testing, so that objects would not be measured in the original image: '
@@ -413,6 +413,17 @@ class _Tally:
             more = ', ...' if total > len(self._first) else ''
             parts.append(f'{total} skipped ({kinds}): {", ".join(self._first)}{more}')
         return parts
+
+
+def _moves_boxes(transform: Callable) -> bool:
+    """Whether boxes loaded before it are not those of the original image after it."""
+    if isinstance(transform, mmcv_transforms.TestTimeAug):  # of flips the unflipped view counts
+        steps = [step for view in transform.subroutines for step in view.transforms]
+        return any(
+            isinstance(s, _MOVES_BOXES) and not isinstance(s, mmcv_transforms.RandomFlip)
+            for s in steps
+        )
+    return isinstance(transform, _MOVES_BOXES)
 
 
 def _problem(box: tuple[int, int, int, int], width: int, height: int, test_mode: bool) -> str:
