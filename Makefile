@@ -9,13 +9,14 @@ DEMO_DIR ?= work_dirs/demo
 DEMO_DATA ?= data/demo
 PYTEST_ARGS ?=
 
-.PHONY: help install install-tests demo demo-data test slow parity check lint format types clean
+.PHONY: help install install-tests demo demo-data docs test slow parity check lint format types clean
 
 help:
 	@echo 'make demo     install, generate data, train, evaluate, draw (9 minutes on 2 cores)'
 	@echo 'make test     install and run the tests'
 	@echo 'make install  only install, into $(VENV)   [TORCH=torch==X.Y.Z  VENV=dir]'
 	@echo 'make check    what CI checks besides the tests: lint, format, types, spelling'
+	@echo 'make docs     build the documentation site, into docs/_build'
 	@echo 'make format   rewrite the code in the project style'
 	@echo 'make slow     the tests that take minutes;   make parity: comparison with mmdetection'
 
@@ -33,6 +34,11 @@ demo: demo-data
 	$(BIN)/python tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" \
 		--eval bbox segm --work-dir $(DEMO_DIR) --show-dir $(DEMO_DIR)/pictures
 	@echo 'Ground truth beside predictions: $(DEMO_DIR)/pictures'
+
+docs:
+	@$(PYTHON) tools/install.py --venv $(VENV) --extras docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build
+	@echo 'docs/_build/index.html'
 
 test: install-tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

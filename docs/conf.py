@@ -1,0 +1,46 @@
+"""How the documentation site is built: ``make docs``."""
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+project = 'mmdet_r2'
+author = 'the mmdet_r2 authors'
+release = re.search(r"'(.+)'", (ROOT / 'mmdet_r2/__init__.py').read_text().split('__version__')[1])[
+    1
+]
+
+extensions = [
+    'myst_parser',
+    'sphinx.ext.autodoc',
+    'sphinx.ext.napoleon',
+    'sphinx.ext.viewcode',
+    'sphinx_copybutton',
+]
+html_theme = 'furo'
+html_title = f'mmdet_r2 {release}'
+exclude_patterns = ['_build']
+
+# Headings may be linked to as on GitHub, whose readers see the same pages.
+myst_heading_anchors = 3
+# Files outside docs/ (configs, tools) are linked for GitHub's readers; the site has no copy of them.
+suppress_warnings = ['myst.xref_missing']
+
+autodoc_typehints = 'signature'
+autodoc_member_order = 'bysource'
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+
+def setup(app) -> None:
+    """Write the generated page before the sources are read."""
+    sys.path.insert(0, str(ROOT / 'docs'))
+    import messages
+
+    app.connect(
+        'builder-inited',
+        lambda _: (ROOT / 'docs/messages.md').write_text(messages.page(ROOT / 'mmdet_r2')),
+    )
