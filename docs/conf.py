@@ -26,7 +26,7 @@ exclude_patterns = ['_build']
 
 # Headings may be linked to as on GitHub, whose readers see the same pages.
 myst_heading_anchors = 3
-# Files outside docs/ (configs, tools) are linked for GitHub's readers; the site has no copy of them.
+# Files outside docs/ (configs, tools) are linked for GitHub's readers; the site has no copy.
 suppress_warnings = ['myst.xref_missing']
 
 autodoc_typehints = 'signature'

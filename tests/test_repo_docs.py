@@ -1,6 +1,5 @@
 """The pages say what is true: configs load, files and options exist, and commands run."""
 
-import os
 import re
 import subprocess
 import sys
