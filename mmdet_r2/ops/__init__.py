@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmdet_r2.ops.roi_align_cpu import roi_align_cpu
+from mmdet_r2.structures.boxes import move_ends
 
 # More boxes than this are suppressed group by group on the CPU.
 _SPLIT = 2000
@@ -58,7 +59,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
         boxes: (n, 4) xyxy.
         scores: (n,).
         iou_threshold: a box is dropped when its IoU with a kept one is above this.
-        offset: 1 for legacy box widths of x2 - x1 + 1 (mmcv only).
+        offset: 1 for pixel boxes (see ``structures.boxes``).
     """
     if boxes.shape[0] == 0:
         return boxes.new_zeros(0, dtype=torch.long)
@@ -66,11 +67,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
         from mmcv.ops import nms as mmcv_nms
 
         return mmcv_nms(boxes.float(), scores.float(), float(iou_threshold), offset)[1]
-    if offset:
-        raise RuntimeError(f'legacy NMS (offset=1) needs mmcv: {_FIX}.')
     from torchvision.ops import nms as tv_nms
 
-    return tv_nms(boxes.float(), scores.float(), iou_threshold)
+    return tv_nms(move_ends(boxes.float(), offset), scores.float(), iou_threshold)
 
 
 def soft_nms(

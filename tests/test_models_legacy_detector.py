@@ -1,0 +1,179 @@
+"""Whole detectors that count pixels inside, and give ordinary boxes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_detector import batch_of, build, small_config
+
+from mmdet_r2.config import load_config
+from mmdet_r2.models.postprocess import DetectionSelector
+from mmdet_r2.models.tta import DetTTAModel
+from mmdet_r2.structures.boxes import move_ends
+from mmdet_r2.structures.pixel_masks import paste_pixel_masks
+
+BASES = Path(__file__).resolve().parents[1] / 'configs' / '_base_' / 'models'
+MB = load_config(BASES / 'mask_rcnn_r50_fpn_maskrcnnbench.py', check=False).model
+V1 = load_config(BASES / 'mask_rcnn_r50_fpn_v1.py', check=False).model
+
+
+def pixel_config(**rcnn):
+    """A small Mask R-CNN that counts pixels, as maskrcnn-benchmark does."""
+    config = small_config()
+    rpn, roi = config['rpn_head'], config['roi_head']
+    rpn['anchor_generator'].update(
+        type='LegacyAnchorGenerator', center_offset=0.5, rounding='sides'
+    )
+    rpn['bbox_coder']['offset'] = 1
+    roi['bbox_head']['bbox_coder'] = dict(
+        type='DeltaXYWHBBoxCoder', target_stds=(0.1, 0.1, 0.2, 0.2), offset=1
+    )
+    for name, size in (('bbox', 7), ('mask', 14)):
+        layer = dict(type='RoIAlign', output_size=size, sampling_ratio=2, aligned=False)
+        roi[f'{name}_roi_extractor'] = dict(roi[f'{name}_roi_extractor'], roi_layer=layer, offset=1)
+    config['test_cfg']['rpn']['offset'] = 1
+    config['test_cfg']['rcnn'].update(
+        dict(score_thr=0.2, nms_after_rescale=False, mask_paste='padded', offset=1) | rcnn
+    )
+    return config
+
+
+def detector_of(config):
+    """It finds boxes of all sizes: weights of the box branch are larger than at the start."""
+    model = build(config).eval()
+    with torch.no_grad():
+        for weight in (model.roi_head.bbox_head.fc_cls.weight, model.rpn_head.rpn_reg.weight):
+            weight.mul_(100)
+    return model
+
+
+def test_results_end_one_pixel_later_than_the_models_boxes():
+    model = detector_of(pixel_config())
+    data = batch_of(model, 1, 1, training=False, scale=2.0)
+    samples = data['data_samples']
+    with torch.no_grad():
+        feats = model.extract_feat(data['inputs'])
+        proposals = model.rpn_head.predict(feats, [s.img_shape for s in samples]).boxes
+        inside = model.roi_head._detect(feats, None, proposals, samples, rescale=True)
+        bare = model.detect(data['inputs'], samples, rescale=True)
+        results = model.predict(data['inputs'], samples)
+    for own, boxes, sample in zip(inside, bare, results, strict=True):
+        found = sample.pred_instances
+        expected = own.boxes / 2
+        expected[:, 2:] += 1
+        assert len(own.boxes) > 3 and torch.allclose(found.bboxes, expected, atol=1e-5)
+        assert torch.equal(boxes.boxes, found.bboxes)
+        # Masks are pasted into the model's own boxes.
+        probs = model.segment(data['inputs'], [d.boxes for d in inside], [d.labels for d in inside])
+        index = results.index(sample)
+        pasted = paste_pixel_masks(probs[index], own.boxes / 2, sample.ori_shape, 0.5, 1)
+        assert torch.equal(found.masks, pasted)
+        limits = torch.tensor([*sample.ori_shape[::-1]] * 2) + 0.5  # one pixel of the network's
+        assert (found.bboxes <= limits).all() and (found.bboxes[:, 2:] > found.bboxes[:, :2]).all()
+
+
+def test_one_view_of_test_time_augmentation_is_the_plain_result():
+    model = detector_of(pixel_config())
+    images = [torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)]
+    sample = batch_of(model, 1, training=False, scale=2.0)['data_samples'][0]
+    sample.set_metainfo(dict(flip=False, flip_direction=None))
+    tta = DetTTAModel(model, dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=10))
+    (merged,) = tta.test_step(dict(inputs=[images], data_samples=[[sample]]))
+    data = model.data_preprocessor(dict(inputs=images, data_samples=[sample]), False)
+    with torch.no_grad():
+        (plain,) = model.predict(data['inputs'], data['data_samples'])
+    found, plain = merged.pred_instances, plain.pred_instances
+    # Between views there is no counting of pixels, so that a pair more or less may be suppressed.
+    rows = [int((plain.bboxes - box).abs().sum(1).argmin()) for box in found.bboxes]
+    assert len(rows) >= len(plain) - 1 > 2
+    assert torch.allclose(found.bboxes, plain.bboxes[rows], atol=1e-4)
+    assert (found.masks != plain.masks[rows]).float().mean() < 1e-4
+
+
+def test_an_rpn_alone_gives_ordinary_boxes():
+    config = pixel_config()
+    config.pop('roi_head')
+    model = build(config).eval()
+    data = batch_of(model, 1, training=False)
+    with torch.no_grad():
+        inside = model.rpn_head.predict(model.extract_feat(data['inputs']), [(64, 96)])
+        (sample,) = model.predict(data['inputs'], data['data_samples'])
+    assert torch.equal(sample.pred_instances.bboxes, move_ends(inside.boxes[0], 1))
+
+
+def test_ties_of_the_last_score():
+    boxes = torch.arange(6)[:, None] * 20.0 + torch.tensor([0.0, 0, 9, 9])
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.7, 0.7, 0.6])
+    for ties, limit, count in (
+        (False, 3, 3),
+        (True, 3, 5),
+        (True, 2, 2),
+        (True, 6, 6),
+        (True, 0, 0),
+    ):
+        selector = DetectionSelector(max_per_img=limit, keep_ties=ties)
+        assert selector._limit(scores) == count
+    zeros = torch.zeros(6, dtype=torch.long)
+    keep, kept = DetectionSelector(offset=1).suppress(boxes, scores, zeros, zeros, 1)
+    assert keep.tolist() == list(range(6)) and torch.equal(kept, scores)
+
+
+def test_suppression_in_the_original_image_with_masks_too():
+    """1.x' order: a mask model finds the boxes that it would find without its masks."""
+    found = {}
+    for when, with_mask in (('always', True), (True, False), (True, True)):
+        model = detector_of(pixel_config(nms_after_rescale=when, mask_paste='truncated'))
+        if not with_mask:
+            model.roi_head.stages[0].mask_head = None
+        data = batch_of(model, 1, training=False, scale=8.0)  # where a pixel more counts
+        with torch.no_grad():
+            (sample,) = model.predict(data['inputs'], data['data_samples'])
+        found[when, with_mask] = sample.pred_instances
+    expected = found[True, False].bboxes
+    assert len(expected) > 3 and torch.allclose(found['always', True].bboxes, expected)
+    assert found['always', True].masks.shape == (len(expected), 8, 12)
+    assert found[True, True].bboxes.tolist() != expected.tolist()
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(offset=3), r'test_cfg\.rcnn\.offset=3'),
+        (dict(mask_paste='rounded'), 'expected one of aligned, padded, truncated'),
+        (dict(nms_after_rescale='never'), "expected True, False or 'always'"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(pixel_config(**options))
+
+
+def test_wrong_mask_target_is_named():
+    config = pixel_config()
+    config['train_cfg']['rcnn']['mask_target'] = 'rounded'
+    with pytest.raises(ValueError, match='expected one of aligned, truncated'):
+        build(config)
+
+
+@pytest.mark.parametrize('config', [MB, V1], ids=['mb', 'v1'])
+def test_published_models_learn_and_detect(config):
+    """One step and one prediction of the whole models, with a small backbone."""
+    config = config.copy()
+    config.backbone = dict(type='ResNet', depth=18, norm_cfg=dict(type='BN'))
+    config.neck.in_channels = [64, 128, 256, 512]
+    model = build(config)
+    data = batch_of(model, 2, 1)
+    losses = model.loss(data['inputs'], data['data_samples'])
+    assert set(losses) == {
+        'loss_rpn_cls',
+        'loss_rpn_bbox',
+        'loss_cls',
+        'loss_bbox',
+        'loss_mask',
+        'acc',
+    }
+    total = sum(value for name, value in losses.items() if name != 'acc')
+    total.backward()
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert torch.isfinite(total) and missing == []
+    model.eval().predict(data['inputs'], data['data_samples'])
