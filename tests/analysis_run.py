@@ -1,8 +1,11 @@
 """One real run for the tests of the analysis tools: a small Mask R-CNN, trained for seconds on
 generated images by tools/train.py and measured by tools/test.py."""
 
+import contextlib
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -40,18 +43,36 @@ class Run:
 
 
 def tool(script: str, *arguments: object, code: int = 0) -> str:
-    """Run a script of the repository; what it printed (of a user error the last line)."""
+    """Run a script of the repository in this process; what it printed (of a user error its only
+    line on stderr)."""
+    out, err = io.StringIO(), io.StringIO()
+    before, sys.argv = sys.argv, [script, *map(str, arguments)]
+    found = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(REPO / script), run_name='__main__')
+    except SystemExit as stop:
+        found = stop.code or 0
+    finally:
+        sys.argv = before
+    assert found == code, out.getvalue()[-2000:] + err.getvalue()[-4000:]
+    if not code:
+        return out.getvalue() + err.getvalue()
+    (line,) = err.getvalue().strip().splitlines()
+    assert line.startswith('error: ')
+    return line
+
+
+def _start(script: str, *arguments: object) -> str:
+    """Run a script in a process of its own; what it printed."""
     done = subprocess.run(
         [sys.executable, str(REPO / script), *map(str, arguments)],
-        env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(REPO), COLUMNS='100'),
+        env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(REPO)),
         capture_output=True,
         text=True,
         timeout=240,
     )
-    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-4000:]
-    if code:
-        assert 'Traceback' not in done.stderr
-        return done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
 
@@ -135,10 +156,10 @@ def _run(root: Path) -> Run:
     generate(root / 'data', num_train=24, num_val=4, size=96, max_objects=4)
     path = root / 'small.py'
     _config(root).dump(str(path))
-    tool('tools/train.py', path, '--work-dir', root / 'train')
+    _start('tools/train.py', path, '--work-dir', root / 'train')
     checkpoint = Path((root / 'train/last_checkpoint').read_text().strip())
     results = root / 'results.pkl'
-    printed = tool(
+    printed = _start(
         'tools/test.py', path, checkpoint, '--out', results, '--work-dir', root / 'test',
         '--outfile-prefix', root / 'coco',
     )  # fmt: skip

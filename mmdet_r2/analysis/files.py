@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..engine.checkpoint import write_text_atomically
 from ..errors import ConfigError
 
 
@@ -26,8 +25,11 @@ def write_text(text: str, path: str | os.PathLike[str]) -> Path:
     """Write a text file; its folder is made if need be."""
     path = Path(path)
     make_folder(path.parent)
+    # not by the engine's function: reading logs needs no torch, whose import takes seconds
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        write_text_atomically(text, path)
+        temporary.write_text(text, encoding='utf-8')
+        os.replace(temporary, path)
     except OSError as error:
         raise ConfigError(f'{path}: cannot be written ({error.strerror}).') from None
     return path
