@@ -17,13 +17,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import DictAction
-from rich.console import Console
-from rich.progress import track
-
-from mmdet_r2.apis import coco_results, init_detector
+from mmdet_r2.apis import coco_results
+from mmdet_r2.apis.cli import add_model_arguments, demo_parser, detector_of
 from mmdet_r2.apis.images import Names, find_images
-from mmdet_r2.apis.inferencer import DetInferencer, Inference, model_and_weights, write_image
+from mmdet_r2.apis.inferencer import DetInferencer, Inference, write_image
+from mmdet_r2.apis.progress import progress
 from mmdet_r2.apis.results import (
     JsonList,
     default_category_ids,
@@ -36,23 +34,10 @@ from mmdet_r2.errors import DataError, run_cli
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = demo_parser(__doc__)
     parser.add_argument('inputs', help='file, address, folder, or quoted pattern')
-    parser.add_argument('model', help='name of a published model, or a config file')
-    parser.add_argument('checkpoint', nargs='?', metavar='weights', help='file, URL or zoo name')
-    parser.add_argument('--weights', help='the same as an option, as in mmdetection 3.x')
+    add_model_arguments(parser)
     parser.add_argument('--out-dir', default='outputs', help='folder for all that is written')
-    parser.add_argument('--device', default='cuda:0', help='cuda:0 (if there is one) or cpu')
-    parser.add_argument(
-        '--score-thr',
-        '--pred-score-thr',
-        type=float,
-        default=0.3,
-        help='leave out findings of at most this score (0.3)',
-    )
-    parser.add_argument('--batch-size', type=int, default=1, help='images computed at once (1)')
     parser.add_argument('--num-workers', type=int, default=2, help='threads that read images (2)')
     parser.add_argument('--tta', action='store_true', help='look in several scales and flips')
     parser.add_argument('--show', action='store_true', help='open a window with each drawing')
@@ -61,16 +46,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--print-result', action='store_true', help='print the predictions')
     parser.add_argument(
         '--ann-file', help="COCO annotation file whose ids predictions.json uses; else: the label's"
-    )
-    parser.add_argument(
-        '--palette', default='none', help="colours: coco, voc, random; none: the checkpoint's"
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override config entries',
     )
     return parser.parse_args()
 
@@ -108,8 +83,7 @@ def main() -> None:
     """Parse, detect, draw, write."""
     args = parse_args()
     images = find_images(args.inputs)
-    config, weights = model_and_weights(args.model, args.weights or args.checkpoint)
-    model = init_detector(config, weights, args.palette, args.device, args.cfg_options)
+    model = detector_of(args)
     inferencer = DetInferencer(model)
     classes = list(model.dataset_meta.get('classes', ()))
     out_dir = Path(args.out_dir)
@@ -117,7 +91,6 @@ def main() -> None:
     panoptic = None
     if fusion is not None and not args.no_save_pred:
         panoptic = Panoptic(out_dir, classes, fusion.num_things_classes)
-    console = Console(stderr=True)
     unreadable: list[str] = []
     with ExitStack() as stack:
         file = None
@@ -133,7 +106,7 @@ def main() -> None:
             num_workers=args.num_workers,
             skip_unreadable=True,
         )
-        for each in track(results, 'Detecting', len(images), console=console, transient=True):
+        for each in progress(results, 'Detecting', len(images)):
             if each.sample is None:
                 unreadable.append(str(each.error))
                 print(f'skipped: {each.error}')

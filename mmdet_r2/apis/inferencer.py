@@ -12,8 +12,6 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from rich.console import Console
-from rich.progress import track
 from torch import nn
 
 from ..errors import ConfigError, DataError
@@ -22,6 +20,7 @@ from ..visualization import DetLocalVisualizer
 from ..zoo import find_model
 from .images import Image, ImageSource, Names, find_images, is_image
 from .inference import image_pipeline, init_detector
+from .progress import progress
 from .results import prediction, write_json, writing
 from .stream import Masks, TestPipeline, stream
 
@@ -144,7 +143,7 @@ class DetInferencer:
         result: dict[str, list] = dict(predictions=[], visualization=[])
         images, number = _listed(inputs)
         save_pred = '' if no_save_pred or return_datasamples else os.fspath(out_dir)
-        found: Iterable[Inference] = self.stream(
+        found = self.stream(
             images,
             batch_size,
             draw=return_vis,
@@ -157,10 +156,7 @@ class DetInferencer:
             num_workers=num_workers,
             masks='bitmap' if return_datasamples else 'rle',
         )
-        if self.show_progress:
-            console = Console(stderr=True)
-            found = track(found, 'Inference', total=number, console=console, transient=True)
-        for each in found:
+        for each in progress(found, 'Inference', number, show=self.show_progress):
             assert each.sample is not None
             one: Any = each.sample
             if not return_datasamples:

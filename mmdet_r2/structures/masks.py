@@ -606,13 +606,21 @@ def _encode(mask: np.ndarray) -> dict:
     # behind is column-major.
     if 2 * (end - first) > width:
         return coco_mask.encode(cv2.transpose(mask).T)
-    pixels = cv2.transpose(mask[:, first:end]).reshape(-1)
+    return encode_columns(mask[:, first:end], first, width)
+
+
+def encode_columns(part: np.ndarray, first: int, width: int) -> dict:
+    """Run lengths of a mask (H, ``width``) that is empty but for the columns ``part`` (H, w), uint8
+    of 0 and 1, from ``first`` on.
+    """
+    height, columns = part.shape
+    pixels = cv2.transpose(part).reshape(-1)
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     # runs of 0 and 1 in turn, beginning with 0
     edges = [0, *([0] if pixels[0] else []), *changes.tolist(), pixels.size]
     counts = np.diff(edges).tolist()
     counts[0] += first * height
-    after = (width - end) * height
+    after = (width - first - columns) * height
     if len(counts) % 2:
         counts[-1] += after
     elif after:  # COCO's encoder writes no run of zero length at the end

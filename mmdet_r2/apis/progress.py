@@ -1,0 +1,50 @@
+"""A progress bar that does not mix with what a program prints."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar('T')
+
+
+def progress(
+    items: Iterable[T], title: str, total: int | None = None, *, show: bool = True
+) -> Iterator[T]:
+    """``items``, with a bar on stderr while they are taken; it goes away in the end, and is not
+    there at all where stderr is no terminal.
+
+    Args:
+        items: any iterable.
+        title: what is being done.
+        total: how many there are; None: unknown.
+        show: False for no bar.
+    """
+    if not show:
+        yield from items
+        return
+    bar = Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        # rich sends prints through its own console, which is wrong where stdout is a file
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with bar:
+        task = bar.add_task(title, total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
