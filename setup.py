@@ -47,7 +47,7 @@ class BuildWithConfigs(build_py):
                 shutil.copy(source, target / name)
 
 
-EXTRAS = {name: requirements(name) for name in ('tests', 'docs', 'optional')}
+EXTRAS = {name: requirements(name) for name in ('tests', 'docs', 'web', 'optional')}
 
 setup(
     name='mmdet_r2',

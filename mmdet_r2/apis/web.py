@@ -1,0 +1,310 @@
+"""A local web page that runs detectors on dropped images (``demo/web_demo.py``).
+
+Needs gradio, the extra ``web``; nothing else of the package imports this module.
+"""
+
+import collections
+import json
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import mmcv
+import numpy as np
+from mmengine.structures import InstanceData
+from torch import nn
+
+from ..errors import ConfigError, UserError
+from ..structures import DetDataSample
+from ..structures.masks import encode_rle
+from ..structures.panoptic import INSTANCE_OFFSET
+from ..visualization import draw_instances, draw_panoptic, get_palette
+from .inference import inference_detector, init_detector
+from .results import coco_results
+
+try:
+    import gradio as gr
+except ImportError:
+    raise ConfigError(
+        'the web demo needs gradio: pip install gradio (or python3 tools/install.py --extras web).'
+    ) from None
+
+BOXES_AND_MASKS, BOXES, MASKS, PANOPTIC = 'boxes and masks', 'boxes', 'masks', 'panoptic map'
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model of the page's list: its ``config`` and ``checkpoint`` as :func:`init_detector` takes
+    them.
+    """
+
+    config: str
+    checkpoint: str | None
+
+
+class Shelf:
+    """Models by the name that the page shows, loaded when first used.
+
+    Args:
+        choices: name -> config and checkpoint.
+        device: where models run.
+        keep: models held in memory; the one unused for longest is dropped.
+    """
+
+    def __init__(self, choices: dict[str, Choice], device: str = 'cuda:0', keep: int = 2) -> None:
+        if not choices:
+            raise ConfigError('the web demo has no model to show: give CONFIG and CHECKPOINT.')
+        self.choices = choices
+        self.device = device
+        self.keep = keep
+        self._loaded: collections.OrderedDict[str, nn.Module] = collections.OrderedDict()
+        self._lock = threading.Lock()  # of _loaded, and of the device: one image at a time
+
+    def detect(self, name: str, image: str) -> 'Findings':
+        """What the model called ``name`` finds in an image file.
+
+        Raises:
+            UserError: no such model, its weights cannot be had, or the image cannot be read.
+        """
+        if name not in self.choices:
+            raise ConfigError(f'no model is called {name!r}; choose one of the list.')
+        with self._lock:
+            model = self._model(name)
+            sample = cast(DetDataSample, inference_detector(model, image))
+        pixels = mmcv.imread(image, channel_order='rgb')
+        return Findings.of(name, image, pixels, sample, cast(dict, model.dataset_meta))
+
+    def _model(self, name: str) -> nn.Module:
+        if name not in self._loaded:
+            while len(self._loaded) >= self.keep:  # before loading: two large ones may not fit
+                self._loaded.popitem(last=False)
+            choice = self.choices[name]
+            self._loaded[name] = init_detector(choice.config, choice.checkpoint, device=self.device)
+        self._loaded.move_to_end(name)
+        return self._loaded[name]
+
+
+@dataclass
+class Findings:
+    """What one model found in one image, kept so that the threshold can be moved without running
+    the model again.
+
+    ``pixels`` (H, W, 3) uint8 RGB; ``instances`` ``bboxes`` (n, 4) xyxy in its pixels, ``scores``,
+    ``labels`` and, of a mask model, ``masks`` as n COCO RLE; ``panoptic`` (H, W) label + number *
+    ``INSTANCE_OFFSET`` with ``segments``, of a panoptic model, else None.
+    """
+
+    model: str
+    file: str
+    pixels: np.ndarray
+    instances: InstanceData
+    panoptic: np.ndarray | None
+    segments: list[dict[str, Any]]
+    classes: Sequence[str]
+    palette: Any
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        file: str,
+        pixels: np.ndarray,
+        sample: DetDataSample,
+        meta: dict[str, Any],
+    ) -> 'Findings':
+        """Take a result off the device, its masks as run lengths."""
+        instances = sample.pred_instances.cpu()
+        if 'masks' in instances:
+            rles = encode_rle(instances.masks)
+            del instances.masks
+            instances.masks = rles
+        found = sample.get('pred_panoptic_seg')
+        return cls(
+            model,
+            file,
+            pixels,
+            instances,
+            None if found is None else found.sem_seg[0].cpu().numpy(),
+            [] if found is None else found.segments_info,
+            meta.get('classes', ()),
+            meta.get('palette'),
+        )
+
+    def views(self) -> list[str]:
+        """The ways in which this result can be shown, the best first."""
+        views = [BOXES_AND_MASKS, BOXES, MASKS] if 'masks' in self.instances else [BOXES]
+        return views if self.panoptic is None else [PANOPTIC, *views]
+
+    def above(self, threshold: float) -> InstanceData:
+        """The instances that score at least ``threshold``."""
+        return self.instances[self.instances.scores >= threshold]
+
+    def drawing(self, threshold: float, view: str) -> np.ndarray:
+        """The image with what was found, (H, W, 3) uint8 RGB."""
+        if view == PANOPTIC and self.panoptic is not None:
+            colors = get_palette(self.palette, len(self.classes) or INSTANCE_OFFSET)
+            return draw_panoptic(
+                self.pixels, self.panoptic, classes=self.classes or None, colors=colors
+            )
+        found = self.above(threshold)
+        if view == BOXES and 'masks' in found:
+            del found.masks
+        number = max([*found.labels.tolist(), len(self.classes) - 1]) + 1
+        return draw_instances(
+            self.pixels,
+            found,
+            classes=self.classes or None,
+            box_colors=get_palette(self.palette, number),
+            # as wide as it takes to be seen where a large photo is shown small
+            line_width=0 if view == MASKS else max(1, round(max(self.pixels.shape) / 400)),
+        )
+
+    def table(self, threshold: float, view: str) -> tuple[list[str], list[list[Any]]]:
+        """Headers and rows of the table: instances by descending score, or segments by size."""
+        if view == PANOPTIC:
+            total = self.pixels.shape[0] * self.pixels.shape[1]
+            segments = sorted(self.segments, key=lambda segment: -segment['area'])
+            return ['class', 'kind', 'pixels', 'share'], [
+                [
+                    self._name(segment['label']),
+                    'thing' if segment['isthing'] else 'stuff',
+                    segment['area'],
+                    f'{segment["area"] / total:.1%}',
+                ]
+                for segment in segments
+            ]
+        found = self.above(threshold)
+        return ['class', 'score', 'x1', 'y1', 'x2', 'y2'], [
+            [self._name(label), round(score, 3), *[round(side, 1) for side in box]]
+            for label, score, box in zip(
+                found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist()
+            )
+        ]
+
+    def write_json(self, threshold: float) -> str:
+        """Write the instances above the threshold as COCO results, and the segments of a panoptic
+        map; the path of the file, in a folder of its own.
+        """
+        name = Path(self.file).name
+        sample = DetDataSample(metainfo=dict(img_path=name, img_id=0, ori_shape=self.pixels.shape))
+        sample.pred_instances = self.above(threshold)
+        content = dict(
+            image=name,
+            height=self.pixels.shape[0],
+            width=self.pixels.shape[1],
+            model=self.model,
+            results=coco_results(sample, classes=self.classes),
+            segments_info=[dict(each, name=self._name(each['label'])) for each in self.segments],
+        )
+        path = Path(tempfile.mkdtemp(prefix='mmdet_r2-')) / f'{Path(name).stem}.json'
+        path.write_text(json.dumps(content, indent=1) + '\n')
+        return os.fspath(path)
+
+    def _name(self, label: int) -> str:
+        return self.classes[label] if label < len(self.classes) else f'class {label}'
+
+
+def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
+    """The page: a model's name, an image, and what the one finds in the other.
+
+    Args:
+        shelf: the models to choose from; the first is chosen at the start.
+        threshold: score at which the slider starts.
+    """
+    names = list(shelf.choices)
+    with gr.Blocks(title='mmdet_r2', analytics_enabled=False) as app:
+        gr.Markdown('# mmdet_r2\nChoose a model, drop an image, press Detect.')
+        found = gr.State(None, time_to_live=3600)  # of each visitor
+        with gr.Row():
+            with gr.Column(scale=1):
+                name = gr.Dropdown(names, value=names[0], label='Model', filterable=True)
+                image = gr.Image(
+                    label='Image', type='filepath', image_mode=None, sources=['upload', 'clipboard']
+                )
+                button = gr.Button('Detect', variant='primary')
+                score = gr.Slider(0, 1, threshold, step=0.01, label='Score threshold')
+                view = gr.Radio([BOXES], value=BOXES, label='Show')
+            with gr.Column(scale=2):
+                summary = gr.Markdown()
+                drawing = gr.Image(
+                    label='Found',
+                    format='png',
+                    interactive=False,
+                    buttons=['download', 'fullscreen'],
+                )
+                table = gr.Dataframe(label='Detections', interactive=False, wrap=True)
+                download = gr.DownloadButton('Download JSON', interactive=False)
+
+        def detect(
+            name: str, file: str | None, threshold: float, view: str
+        ) -> tuple[Findings, dict, str, np.ndarray | None, dict, dict]:
+            if file is None:
+                raise gr.Error('There is no image yet: drop one into the field on the left.')
+            try:
+                result = shelf.detect(name, file)
+            except UserError as error:
+                raise gr.Error(str(error)) from None
+            views = result.views()
+            view = view if view in views and view != BOXES else views[0]
+            return result, gr.Radio(views, value=view), *show(result, threshold, view)
+
+        def show(
+            result: Findings | None, threshold: float, view: str
+        ) -> tuple[str, np.ndarray | None, dict, dict]:
+            if result is None:  # the slider was moved before anything was detected
+                return '', None, gr.Dataframe(), gr.DownloadButton()
+            headers, rows = result.table(threshold, view)
+            return (
+                f'**{len(rows)}** found by {result.model}',
+                result.drawing(threshold, view),
+                gr.Dataframe(value=rows, headers=headers),
+                gr.DownloadButton(value=result.write_json(threshold), interactive=True),
+            )
+
+        shown = [summary, drawing, table, download]
+        button.click(detect, [name, image, score, view], [found, view, *shown], api_name='detect')
+        for control in (score.release, view.input):
+            control(show, [found, score, view], shown, show_progress='hidden', api_name=False)
+    return app
+
+
+def serve(
+    shelf: Shelf,
+    threshold: float = 0.3,
+    host: str = '127.0.0.1',
+    port: int = 7860,
+    open_browser: bool = False,
+) -> None:
+    """Serve the page until interrupted; its address is printed.
+
+    Args:
+        port: 0 takes a free one.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    if port == 0:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            port = probe.getsockname()[1]
+    try:
+        build_app(shelf, threshold).launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            quiet=True,
+            prevent_thread_lock=True,
+            footer_links=[],
+        )
+    except OSError as error:
+        raise ConfigError(f'port {port} of {host} cannot be used: {error}') from None
+    print(f'Serving {len(shelf.choices)} models on http://{host}:{port} (Ctrl-C stops)', flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
