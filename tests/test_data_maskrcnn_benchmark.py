@@ -110,12 +110,16 @@ def mmdet1_sample(file, annotations, flip, scale=(1333, 800)):
 # -------------------------------------------------------------------------------- the pipelines
 
 
-def pipeline_of(base, flip):
-    """Of a config, with every image or none flipped."""
+def pipeline_of(base, flip, size=(800, 1333)):
+    """Of a config, with every image or none flipped; ``size``: shorter and longer side."""
     pipeline = Config.fromfile(BASES / base).train_pipeline
     for transform in pipeline:
         if transform['type'] == 'RandomFlip':
             transform['prob'] = 1.0 if flip else 0.0
+        elif transform['type'] == 'Resize':
+            transform['scale'] = size[::-1]
+        elif transform['type'] == 'ResizeShortestEdge':
+            transform.update(scale=size[0], max_size=size[1])
     return pipeline
 
 
@@ -189,13 +193,13 @@ def random_data(root, num_images=40, seed=3):
     return root
 
 
-def check_benchmark(dataset, root, split, flip):
+def check_benchmark(dataset, root, split, flip, size=(800, 1333)):
     content, by_image = annotations_of(root, split)
     files = {image['id']: root / split / image['file_name'] for image in content['images']}
     checked = 0
     for index in range(len(dataset)):
         number = dataset.get_data_info(index)['img_id']
-        image, boxes, polygons, ids = benchmark_sample(files[number], by_image[number], flip)
+        image, boxes, polygons, ids = benchmark_sample(files[number], by_image[number], flip, *size)
         packed = dataset.prepare_data(index)
         if not ids:
             assert packed is None
@@ -227,13 +231,13 @@ class TestBenchmark:
         dataset = coco_dataset(root, 'train2017', pipeline_of(self.base, flip))
         assert check_benchmark(dataset, root, 'train2017', flip) == len(dataset) > 20
 
+    @pytest.mark.parametrize('size', [(800, 1333), (15, 31)], ids=['enlarged', 'shrunk'])
     @pytest.mark.parametrize('flip', [False, True])
-    def test_samples_of_boxes_at_the_borders(self, flip, tmp_path):
+    def test_samples_of_boxes_at_the_borders(self, flip, size, tmp_path):
         root = random_data(tmp_path)
-        dataset = coco_dataset(
-            root, 'train', pipeline_of(self.base, flip), metainfo=dict(classes=('thing',))
-        )
-        assert check_benchmark(dataset, root, 'train', flip) > 30
+        pipeline = pipeline_of(self.base, flip, size)
+        dataset = coco_dataset(root, 'train', pipeline, metainfo=dict(classes=('thing',)))
+        assert check_benchmark(dataset, root, 'train', flip, size) > 30
 
     def test_both_years_have_one_pipeline(self):
         first, second = (
@@ -312,9 +316,10 @@ class TestMMDetection1:
     base = 'coco_instance_mmdet1.py'
 
     @pytest.mark.parametrize('flip', [False, True])
-    @pytest.mark.parametrize('real', [False, True])
-    def test_samples(self, real, flip, tmp_path, request):
-        if real:
+    @pytest.mark.parametrize('kind', ['real', 'enlarged', 'shrunk'])
+    def test_samples(self, kind, flip, tmp_path, request):
+        size = (15, 31) if kind == 'shrunk' else (800, 1333)
+        if kind == 'real':
             root, split = request.getfixturevalue('shared_data') / 'coco_tiny', 'val2017'
             options = {}
         else:
@@ -322,7 +327,7 @@ class TestMMDetection1:
             options = dict(metainfo=dict(classes=('thing',)))
         filters = dict(Config.fromfile(BASES / self.base).train_dataloader.dataset.filter_cfg)
         assert filters == dict(filter_empty_gt=True, min_size=32)
-        pipeline = pipeline_of(self.base, flip)
+        pipeline = pipeline_of(self.base, flip, size)
         dataset = coco_dataset(root, split, pipeline, filter_cfg=filters, **options)
         content, by_image = annotations_of(root, split)
         files = {image['id']: root / split / image['file_name'] for image in content['images']}
@@ -330,7 +335,7 @@ class TestMMDetection1:
         for index in range(len(dataset)):
             number = dataset.get_data_info(index)['img_id']
             annotations = [a for a in by_image[number] if isinstance(a['segmentation'], list)]
-            image, boxes, masks, ids, factor = mmdet1_sample(files[number], annotations, flip)
+            image, boxes, masks, ids, factor = mmdet1_sample(files[number], annotations, flip, size)
             packed = dataset.prepare_data(index)
             sample = packed['data_samples']
             assert np.array_equal(packed['inputs'].numpy(), image)

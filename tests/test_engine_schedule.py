@@ -221,3 +221,29 @@ def test_stretching_needs_a_base(tmp_path: Path) -> None:
     config = toy_config(tmp_path, auto_scale_lr=dict(enable=True, schedule=True))
     with pytest.raises(ConfigError, match='base_batch_size'):
         build_runner(config)
+
+
+def test_a_stretched_run_resumes(tmp_path: Path) -> None:
+    whole = build_runner(training_config(run_config(tmp_path / 'a'), auto_scale_schedule=True))
+    whole.train()
+    half = tmp_path / 'a' / 'iter_12.pth'
+    config = run_config(tmp_path / 'b')
+    resumed = build_runner(training_config(config, auto_scale_schedule=True, resume=half))
+    resumed.train()
+    assert resumed.iter == 24
+    rates = [runner.optim_wrapper.get_lr()['lr'] for runner in (whole, resumed)]
+    assert rates[0] == rates[1]
+    weights = [runner.model.state_dict() for runner in (whole, resumed)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+@pytest.mark.parametrize(('ranks', 'factor'), [(1, 8), (4, 2), (8, 1), (16, 0.5)])
+def test_all_processes_count(ranks: int, factor: float, tmp_path: Path) -> None:
+    config = training_config(run_config(tmp_path), auto_scale_schedule=True)
+    config.auto_scale_lr.base_batch_size = 16
+    runner = build_runner(config)
+    runner._train_loop = dict(type='IterBasedTrainLoop', max_iters=90000, val_interval=10000)
+    runner._world_size = ranks
+    hooks = runner._stretch_schedule({})
+    assert hooks == {} and runner._train_loop['max_iters'] == 90000 * factor
+    assert runner._train_loop['val_interval'] == 10000 * factor
