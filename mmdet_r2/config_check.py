@@ -255,7 +255,8 @@ HINTS = {
     'total_epochs': 'mmdetection 2.x: use train_cfg.max_epochs',
     'checkpoint_config': 'mmdetection 2.x: use default_hooks.checkpoint',
     'log_config': 'mmdetection 2.x: use default_hooks.logger and visualizer.vis_backends',
-    'evaluation': 'mmdetection 2.x: use val_evaluator and train_cfg.val_interval',
+    'evaluation': 'mmdetection 2.x: use val_evaluator (bbox, segm: CocoMetric; mAP: VOCMetric) and '
+    'train_cfg.val_interval',
     'dist_params': 'mmdetection 2.x: use env_cfg.dist_cfg',
     'workflow': 'mmdetection 2.x: remove it; train_cfg, val_cfg and test_cfg say what runs',
     'resume_from': 'mmdetection 2.x: use resume=True and load_from',
