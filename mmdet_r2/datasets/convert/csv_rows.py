@@ -92,7 +92,8 @@ def _rows(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if not rows:
         raise DataError(f'{file} has no rows')
     header = rows[0][1]
-    if len(header) == len(_DEFAULT) and all(_is_number(c) or not c.strip() for c in header[1:5]):
+    box = [cell.strip() for cell in header[1:5]]
+    if len(header) == len(_DEFAULT) and (any(map(_is_number, box)) or not any(box)):
         return list(_DEFAULT), rows
     known = {spelling: name for name, spellings in _COLUMNS.items() for spelling in spellings}
     columns = [known.get(_plain(cell), '') for cell in header]

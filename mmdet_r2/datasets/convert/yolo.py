@@ -172,7 +172,7 @@ def _read_file(path: Path, name: str, file: Path, classes: Sequence[str]) -> Ima
             image.boxes.append([*corner.tolist(), *(corner + points[1] * scale).tolist()])
             image.masks.append(None)
         else:
-            # Annotation tools round to 2 decimals; what pycocotools fills depends on the last digit.
+            # Tools round to 2 decimals, and what pycocotools fills depends on the last digit.
             polygon = np.round(points * scale, 4)
             image.boxes.append([*polygon.min(axis=0).tolist(), *polygon.max(axis=0).tolist()])
             image.masks.append([polygon.reshape(-1).tolist()])
@@ -236,6 +236,7 @@ def write_yolo(
     objects = [o for image in images for o in image.objects if not o.crowd]
     if polygons is None:
         polygons = bool(objects) and all(o.segmentation for o in objects)
+    yaml_file = _data_yaml(out / 'data.yaml', classes, split)
     index = {name: i for i, name in enumerate(classes)}
     pairs = list(zip(images, output_stems(images)))
     for image, stem in progress(pairs, 'YOLO labels'):
@@ -256,17 +257,15 @@ def write_yolo(
             numbers = ' '.join(f'{value:.10g}' for value in points.reshape(-1))
             rows.append(f'{index[thing.name]} {numbers}\n')
         write_text(out / 'labels' / split / f'{stem}.txt', ''.join(rows))
-    _write_data_yaml(out / 'data.yaml', classes, split)
+    write_text(out / 'data.yaml', yaml.safe_dump(yaml_file, sort_keys=False, allow_unicode=True))
 
 
-def _write_data_yaml(path: Path, classes: Sequence[str], split: str) -> None:
-    """Write ``data.yaml``; splits that one of the same classes names already stay in it."""
+def _data_yaml(path: Path, classes: Sequence[str], split: str) -> dict:
+    """The content of ``data.yaml`` with this split; those it has already stay in it."""
     content: dict = dict(path='.')
     if path.is_file():
         old = yaml.safe_load(path.read_text(encoding='utf-8'))
         if not isinstance(old, dict) or _names(old.get('names'), str(path)) != list(classes):
             raise DataError(f'{path} exists and has other classes: choose another folder')
         content = old
-    content[split] = f'images/{split}'
-    content['names'] = dict(enumerate(classes))
-    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return {**content, split: f'images/{split}', 'names': dict(enumerate(classes))}
