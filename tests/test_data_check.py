@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -261,6 +262,25 @@ def test_command_line(repo, broken, tmp_path):
     again = run(repo, fixed, '--images', broken / 'train', '--no-decode')
     assert again.returncode == 0, again.stdout
     assert 'no problems' in again.stdout
+
+
+def test_command_of_the_page(repo, tmp_path, monkeypatch):
+    text = (repo / 'docs' / 'your_data.md').read_text(encoding='utf-8')
+    section = text.split('## The check')[1].split('\n## ')[0]
+    (block,) = re.findall(r'```bash\npython (.*?)```', section, re.S)
+    script, *arguments = block.replace('\\\n', ' ').split()
+    root = tmp_path / 'data' / 'fruit'
+    for i, split in enumerate(('train', 'val')):
+        write_sound(root, split, 'abc', 50 * i)
+        (root / 'annotations').mkdir(exist_ok=True)
+        (root / f'{split}.json').rename(root / 'annotations' / f'instances_{split}.json')
+    monkeypatch.chdir(tmp_path)
+    done = run(repo, *arguments)
+    assert script == 'tools/misc/check_dataset.py'
+    assert done.returncode == 0 and done.stdout.count('no problems') == 2, done.stdout
+    named = set(re.findall(r'`(--[a-z-]+)', section))
+    helped = run(repo, '--help').stdout
+    assert len(named) >= 4 and all(option in helped for option in named)
 
 
 def test_user_errors(repo, tmp_path):
