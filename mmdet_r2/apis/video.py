@@ -170,7 +170,7 @@ def quiet_opencv() -> None:
     whole process, below errors.
     """
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # AV_LOG_QUIET
-    cv2.setLogLevel(2)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 
 def _capture(path: str) -> cv2.VideoCapture:
