@@ -9,7 +9,6 @@ import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -144,14 +143,12 @@ def _config(root: Path) -> Config:
                 param_scheduler=dict(type='ParamSchedulerHook'),
                 checkpoint=dict(type='CheckpointHook', interval=EPOCHS, save_best=None),
             ),
-            vis_backends=[dict(type='LocalVisBackend')],
             visualizer=dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')]),
             randomness=dict(seed=0),
         )
     )
 
 
-@cache
 def _run(root: Path) -> Run:
     generate(root / 'data', num_train=24, num_val=4, size=96, max_objects=4)
     path = root / 'small.py'
@@ -166,12 +163,11 @@ def _run(root: Path) -> Run:
     return Run(root, path, checkpoint, root / 'train', results, printed)
 
 
-_ROOT: list[Path] = []
+_RUNS: list[Run] = []
 
 
-@pytest.fixture(scope='module')
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The run; made once for all modules that import this."""
-    if not _ROOT:
-        _ROOT.append(tmp_path_factory.mktemp('analysis'))
-    return _run(_ROOT[0])
+def small_run(factory: pytest.TempPathFactory) -> Run:
+    """The run; made once for all modules."""
+    if not _RUNS:
+        _RUNS.append(_run(factory.mktemp('analysis')))
+    return _RUNS[0]

@@ -4,13 +4,18 @@ import json
 
 import numpy as np
 import pytest
-from analysis_run import EPOCHS, Run, run, tool  # noqa: F401
+from analysis_run import EPOCHS, Run, small_run, tool
 
 from mmdet_r2.analysis.curves import plot_curves
 from mmdet_r2.analysis.logs import read_log, train_time
 from mmdet_r2.errors import ConfigError, DataError
 
 SCRIPT = 'tools/analysis_tools/analyze_logs.py'
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory) -> Run:
+    return small_run(tmp_path_factory)
 
 
 def write(path, records):
@@ -31,7 +36,7 @@ def new_log(path, epochs=3, length=10, first=1, **more):
     return write(path, records)
 
 
-def test_curves_of_a_real_run(run: Run, tmp_path):  # noqa: F811
+def test_curves_of_a_real_run(run: Run, tmp_path):
     log = read_log(run.work_dir)
     losses, lr = log.series('loss'), log.series('lr')
     assert losses.iterations[-1] == 6 * EPOCHS and losses.values[-1] < losses.values[0] / 2
@@ -150,7 +155,7 @@ def test_other_files(tmp_path, text, message):
         read_log(tmp_path / 'a.json')
 
 
-def test_users_errors_are_one_line(run: Run, tmp_path):  # noqa: F811
+def test_users_errors_are_one_line(run: Run, tmp_path):
     message = tool(SCRIPT, 'plot_curve', tmp_path / 'none', code=2)
     assert message.startswith('error: ') and 'no such log' in message
     assert 'no log in this folder' in tool(SCRIPT, 'cal_train_time', tmp_path, code=2)

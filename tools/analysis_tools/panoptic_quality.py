@@ -10,10 +10,21 @@ import argparse
 from mmdet_r2.errors import run_cli
 from mmdet_r2.evaluation import evaluate_panoptic_files, panoptic_table
 
+EPILOG = """\
+example:
+  python tools/test.py CONFIG CHECKPOINT --outfile-prefix work_dirs/coco
+  python tools/analysis_tools/panoptic_quality.py \\
+      data/coco/annotations/panoptic_val2017.json work_dirs/coco.panoptic.json
+"""
+
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description='Panoptic quality of written results.')
+    parser = argparse.ArgumentParser(
+        description='Panoptic quality of written results.',
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('gt_json_file', help='panoptic annotations')
     parser.add_argument('pred_json_file', help='results')
     parser.add_argument('--gt-folder', help='PNG images of the annotations (GT without .json)')

@@ -8,12 +8,24 @@ from mmengine.config import DictAction
 from mmdet_r2.config import find_config, flatten, load_config, origin_of, origins
 from mmdet_r2.errors import ConfigError, run_cli
 
+EPILOG = """\
+examples:
+  python tools/misc/print_config.py mask_rcnn_r2_101_fpn_2x_coco
+  python tools/misc/print_config.py mask_rcnn_r2_101_fpn_2x_coco --origin model.backbone
+"""
+
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description='Print a config, resolved and checked.')
+    parser = argparse.ArgumentParser(
+        description='Print a config, resolved and checked.',
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('config', help='config file, or the name of one that comes with mmdet_r2')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='overrides'
+    )
     parser.add_argument(
         '--origin',
         metavar='KEY',
