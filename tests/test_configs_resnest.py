@@ -254,8 +254,8 @@ def test_originals_are_found_by_their_names():
         file = entry['Weights'].rsplit('/', 1)[-1]
         assert file == file.strip() and entry['Weights'].startswith('https://')
         plain = name.removesuffix('_tta')
-        for known in (entry.get('Alias'), file, file.removesuffix('.pth')):
-            assert known is None or find_model(known).name == plain
+        for known in (*entry.get('Alias', ()), file, file.removesuffix('.pth')):
+            assert find_model(known).name == plain
     assert 'Hash' not in ENTRIES[FASTER.replace('fpn_', 'fpn_mdconv_c3-c5_group2_')]
     assert find_model('mask_rcnn_ResNeSt_101_FPN_syncBN_1x').results == {
         'box AP': 45.75,

@@ -213,20 +213,3 @@ def test_make_targets_in_pages_exist(repo: Path) -> None:
     for page in PAGES:
         text = '\n'.join(_blocks(repo / page, 'bash'))
         assert set(re.findall(r'^make ([a-z-]+)', text, re.M)) <= targets
-
-
-def test_table_of_models_repeats_the_index(repo: Path) -> None:
-    from mmdet_r2.zoo import models
-
-    index = {model.name: model for model in models()}
-    text = (repo / 'README.md').read_text(encoding='utf-8')
-    rows = re.findall(r'^\| (.*) \| \[([\w-]+)\]\((configs/\S+)\) \|$', text, re.M)
-    assert len(rows) >= 5
-    for cells, name, path in rows:
-        assert (repo / path).stem == name
-        panoptic = ['PQ'] if 'PQ' in index[name].results else []
-        metrics = [*panoptic, 'box AP', 'mask AP']
-        figures = [cell.strip() for cell in cells.split('|')][3:]
-        assert len(figures) == len(metrics), name
-        want = {key: float(figure) for key, figure in zip(metrics, figures) if figure}
-        assert index[name].results == want, name

@@ -2,7 +2,7 @@
 model."""
 
 from .download import download
-from .index import ZooModel, find_model, models
+from .index import ZooModel, find_model, models, search
 from .initializer import SafePretrainedInit
 from .layouts import LAYOUTS, Layout
 from .loading import (
@@ -13,7 +13,8 @@ from .loading import (
     classes_differ,
     load_checkpoint,
 )
-from .names import fetch, weights_of
+from .model_files import download_model
+from .names import fetch, published, weights_of
 from .reader import read_checkpoint
 from .upgrade import upgrade
 
@@ -28,11 +29,14 @@ __all__ = [
     'checkpoint_weights',
     'classes_differ',
     'download',
+    'download_model',
     'fetch',
     'find_model',
     'load_checkpoint',
     'models',
+    'published',
     'read_checkpoint',
+    'search',
     'upgrade',
     'weights_of',
 ]

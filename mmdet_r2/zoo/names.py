@@ -201,16 +201,25 @@ def weights_of(config: str | os.PathLike[str] | Config) -> str:
             "checkpoint 'auto': the config was not read from a file, so no published model can be "
             'looked up by its name; pass the name of a model instead of auto.'
         )
-    model = index.find_model(source)
+    return published(source).name
+
+
+def published(name: str | os.PathLike[str]) -> index.ZooModel:
+    """The model called ``name`` (or the path of its config), whose weights can be downloaded.
+
+    Raises:
+        CheckpointError: there is none; the message has the nearest names, or says what to do.
+    """
+    model = index.find_model(name)
     if model is None:
-        near = index.nearest(Path(source).name.removesuffix('.py'), index.names())
+        near = index.nearest(Path(name).name.removesuffix('.py'), index.names())
         raise CheckpointError(
-            f"checkpoint 'auto': {source} is no model of the index; {near}. Pass a path, a URL or "
-            'the name of a model instead of auto.'
+            f'{os.fspath(name)}: no published model is called so, whose weights could be '
+            f'downloaded; {near}.'
         )
     if not model.weights:
         raise CheckpointError(no_weights(model))
-    return model.name
+    return model
 
 
 def no_weights(model: index.ZooModel) -> str:
