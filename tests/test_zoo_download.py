@@ -274,6 +274,13 @@ def test_a_server_is_given_the_pause_that_it_asks_for(server) -> None:
     assert len(server.times) == 2 and server.times[1] - server.times[0] > 0.95
 
 
+def test_other_servers_are_tried_during_the_pause(server) -> None:
+    server.retry_after = '2'
+    begin = time.monotonic()
+    assert download([server.url('limited'), server.url('busy')]).read_bytes() == CONTENT
+    assert server.hows() == ['limited', 'busy', 'busy'] and time.monotonic() - begin < 1.5
+
+
 @pytest.mark.parametrize('date', [False, True], ids=['seconds', 'date'])
 def test_a_long_pause_is_told_instead_of_kept(server, date) -> None:
     later = email.utils.formatdate(time.time() + 3601, usegmt=True)
@@ -409,6 +416,9 @@ def test_the_mirror_folder_comes_first_and_is_verified(server, tmp_path, monkeyp
     assert server.requests == []
     (zoo / NAME).write_bytes(b'damaged')
     assert 'SHA-256 does not begin with' in refused(server.url('missing'))
+    monkeypatch.setenv('MMDET_R2_ZOO', str(zoo / 'typo'))
+    assert f'MMDET_R2_ZOO is {zoo / "typo"}, which is no folder' in refused(server.url('missing'))
+    monkeypatch.setenv('MMDET_R2_ZOO', str(zoo))
     (zoo / NAME).unlink()
     nested = zoo / 'good' / NAME
     nested.parent.mkdir()

@@ -204,6 +204,9 @@ def _from_mirror(file: _File, reasons: list[str]) -> Path | None:
     if not chosen or chosen.startswith(('http://', 'https://')):
         return None
     folder = Path(chosen).expanduser()
+    missing = f'{MIRROR_VARIABLE} is {chosen}, which is no folder'
+    if not folder.is_dir() and missing not in reasons:
+        reasons.append(missing)
     candidates = [folder / urllib.parse.urlsplit(file.url).path.lstrip('/')]
     if file.wanted or index.find_model(file.name) is not None:
         candidates.append(folder / file.name)
@@ -308,11 +311,16 @@ def _in_rounds(
     """
     failed: dict[str, str] = {}
     pending = list(files)
+    not_before: dict[str, float] = {}  # where a server asked for a pause
     rounds = 0
-    while pending:
-        before = partial.stat().st_size if partial.is_file() else 0
-        waits: list[float] = []
-        for file in list(pending):
+    while pending and rounds < _ROUNDS:
+        now = time.monotonic()
+        due = [file for file in pending if not_before.get(file.url, now) <= now]
+        if not due:
+            time.sleep(min(not_before[file.url] for file in pending) - now)
+            continue
+        before = _size(partial)
+        for file in due:
             try:
                 _transfer(file, partial, timeout)
                 os.replace(partial, target)
@@ -322,15 +330,17 @@ def _in_rounds(
                 if failure.wait is None:
                     pending.remove(file)
                 else:
-                    waits.append(failure.wait)
-        after = partial.stat().st_size if partial.is_file() and files[0].wanted else 0
-        rounds = 0 if after - before >= _CHUNK else rounds + 1
-        if rounds == _ROUNDS or not pending:
-            break
-        pause = _PAUSE * 2 ** max(0, rounds - 1) * random.uniform(1, 1.25)
-        time.sleep(max(pause, min(waits)))
+                    not_before[file.url] = time.monotonic() + failure.wait
+        progress = _size(partial) - before if files[0].wanted else 0
+        rounds = 0 if progress >= _CHUNK else rounds + 1
+        if pending and rounds < _ROUNDS:
+            time.sleep(_PAUSE * 2 ** max(0, rounds - 1) * random.uniform(1, 1.25))
     reasons += [f'{url}: {reason}' for url, reason in failed.items()]
     raise TransferFailed('no address gave it')
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _transfer(file: _File, partial: Path, timeout: float) -> None:
@@ -348,7 +358,7 @@ def _transfer(file: _File, partial: Path, timeout: float) -> None:
     if wrong is not None:
         found = sha256(partial)
         partial.unlink()
-        raise TransferFailed(f'wrong content (SHA-256 begins with {found[:8]}, not {wrong})')
+        raise TransferFailed(f'wrong content (SHA-256 {found[:8]}..., but expected {wrong})')
 
 
 def _by_hand(files: Sequence[_File]) -> str:
