@@ -29,7 +29,8 @@ def progress(
         total: how many there are; None: unknown.
         show: False for no bar.
     """
-    if not show:
+    console = Console(stderr=True)
+    if not show or not console.is_terminal:
         yield from items
         return
     bar = Progress(
@@ -38,7 +39,7 @@ def progress(
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
         # rich sends prints through its own console, which is wrong where stdout is a file
         redirect_stdout=sys.stdout.isatty(),
