@@ -333,14 +333,36 @@ class TestConfig:
         )
 
     def test_all_data_sets_are_checked_once(self, config):
-        subjects, left_out = check.config_subjects(config)
+        subjects, remarks = check.config_subjects(config)
         assert [(Path(s.name).stem, s.role) for s in subjects] == [
             ('train', 'train'),
             ('val', 'val'),
         ]
-        assert left_out == []
+        assert remarks == []
         found = check.check_subjects(subjects, workers=1)
         assert not any(found.values())
+
+    def test_validation_on_training_data_is_remarked(self, config):
+        config['val_dataloader'] = config['train_dataloader']
+        _, remarks = check.config_subjects(config)
+        (remark,) = remarks
+        assert 'train.json is used for training and for val' in remark
+
+    def test_pascal_voc_folders(self, tmp_path):
+        from mmdet_r2.datasets import convert
+
+        write_sound(tmp_path, 'JPEGImages', 'abc', 0)
+        notes = convert.Notes()
+        _, images = convert.read_coco(tmp_path / 'JPEGImages.json', notes)
+        convert.write_voc(images, tmp_path, notes)
+        (tmp_path / 'JPEGImages' / 'b.jpg').unlink()
+        dataset = dict(type='XMLDataset', data_root=str(tmp_path), pipeline=[])
+        dataset |= dict(ann_file='ImageSets/Main/train.txt', metainfo=dict(classes=('cat', 'dog')))
+        subjects, remarks = check.config_subjects(dict(train_dataloader=dict(dataset=dataset)))
+        ((_, found),) = check.check_subjects(subjects, workers=1).items()
+        assert [(f.kind, f.file) for f in check.problems(found)] == [('file-missing', 'b.jpg')]
+        assert check.statistics(subjects[0]).per_class == {'cat': 1, 'dog': 2}
+        assert '3 objects' in remarks[0]
 
     def test_classes_of_the_config(self, config):
         inner = config['train_dataloader']['dataset']['dataset']

@@ -63,8 +63,8 @@ def main() -> None:
             if getattr(args, option):
                 raise ConfigError(f'--{option.replace("_", "-")} goes with a JSON file only')
         config = load_config(args.source, args.cfg_options or {})
-        subjects, left_out = check.config_subjects(config)
-        print(*left_out, sep='\n', end='\n' if left_out else '')
+        subjects, remarks = check.config_subjects(config)
+        print(*remarks, sep='\n', end='\n' if remarks else '')
     found = check.check_subjects(subjects, args.workers, not args.no_decode)
     records = []
     for subject in subjects:

@@ -14,7 +14,7 @@ _ROLES = ('train', 'val', 'test')
 
 
 def config_subjects(config: Mapping) -> tuple[list[Subject], list[str]]:
-    """The data sets of the three data loaders, wrapped ones too, and what cannot be checked.
+    """The data sets of the three data loaders, wrapped ones too, and remarks to print.
 
     A data set that two loaders share is there once, with the role of the first.
 
@@ -27,7 +27,7 @@ def config_subjects(config: Mapping) -> tuple[list[Subject], list[str]]:
     """
     init_scope()
     subjects: dict[tuple, Subject] = {}
-    left_out = []
+    remarks = []
     for role in _ROLES:
         loader = config.get(f'{role}_dataloader')
         for settings in _plain_datasets((loader or {}).get('dataset')):
@@ -35,20 +35,25 @@ def config_subjects(config: Mapping) -> tuple[list[Subject], list[str]]:
             dataset = DATASETS.build({**kept, 'pipeline': [], 'lazy_init': True, 'test_mode': True})
             name = getattr(dataset, 'ann_file', '') or type(dataset).__name__
             if isinstance(dataset, CocoPanopticDataset):
-                left_out.append(
+                remarks.append(
                     f'{role}: {name} is in the panoptic format, which is checked when training '
                     f'starts'
                 )
                 continue
             image_dir = dataset.data_prefix.get('img', '')
             key = (type(dataset), name, image_dir)
-            if key not in subjects:
+            if key in subjects:
+                if role != 'train' and subjects[key].role == 'train':
+                    remarks.append(f'{name} is used for training and for {role}')
+            else:
                 content = _content(dataset, image_dir)
+                if tally := getattr(dataset, '_tally', None):  # what loading left out
+                    remarks.append(f'{name}: {"; ".join(tally.report())}')
                 classes = dataset.metainfo.get('classes')
                 subjects[key] = Subject(str(name), content, image_dir, role, classes)
-    if not subjects and not left_out:
+    if not subjects and not remarks:
         raise ConfigError('the config names no data set (train_dataloader.dataset, ...)')
-    return list(subjects.values()), left_out
+    return list(subjects.values()), remarks
 
 
 def _plain_datasets(settings: Any) -> Iterator[Mapping]:

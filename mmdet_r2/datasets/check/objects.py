@@ -33,19 +33,15 @@ def object_problems(annotation: dict, width: int, height: int) -> list[Problem]:
     found += box_problems(annotation, width, height)
     if any(kind != 'box-beyond' for kind, _ in found):
         return found
+    area = _true_area(annotation, mask, width, height)
     if mask is not None:
-        rle = to_rle(mask, height, width)
-        area = float(coco_mask.area(rle))
         if area == 0:
             return [*found, ('mask-empty', 'its mask has no pixel')]
         tight = _box_of(mask, width, height)
         if not _same_place(annotation['bbox'], tight, width, height):
             text = f'bbox is {_text(annotation["bbox"])}, but its mask lies in {_text(tight)}'
             found.append(('box-mask', text))
-    # COCO's own crowds have areas of something else; nothing reads them.
-    if not annotation.get('iscrowd') and (
-        message := _area_problem(annotation, mask, width, height)
-    ):
+    if message := _area_problem(annotation, area, mask is not None):
         found.append(('area', message))
     if annotation.get('iscrowd') and isinstance(mask, list):
         found.append(('crowd-polygons', 'iscrowd is 1 with polygons, expected run lengths'))
@@ -147,25 +143,27 @@ def _same_place(bbox: list, tight: list, width: int, height: int) -> bool:
     return common >= MIN_BOX_IOU * union
 
 
-def _area_problem(annotation: dict, mask: Any, width: int, height: int) -> str:
+def _area_problem(annotation: dict, true_area: float, has_mask: bool) -> str:
+    """Why ``area`` is not that of the mask, or of the box, '' if it is."""
     area = annotation.get('area')
     if area is None:
         return ''  # taken from the box
     if isinstance(area, bool) or not isinstance(area, (int, float)) or not math.isfinite(area):
         return f'area is {_text(area)}, expected a number'
-    expected, what = _true_area(annotation, mask, width, height)
-    if area <= 0:
-        return f'area is {area:g}, its {what} has {expected:g}'
-    margin = max(AREA_TOLERANCE * expected, AREA_PIXELS)
-    if area > expected + margin or (mask is not None and area < expected - margin):
-        return f'area is {area:g}, its {what} has {expected:g}'
+    # COCO's own crowds have areas of something else; nothing reads them.
+    if annotation.get('iscrowd') and area > 0:
+        return ''
+    margin = max(AREA_TOLERANCE * true_area, AREA_PIXELS)
+    too_small = area <= 0 or (has_mask and area < true_area - margin)
+    if too_small or area > true_area + margin:
+        return f'area is {area:g}, its {"mask" if has_mask else "box"} has {true_area:g}'
     return ''
 
 
-def _true_area(annotation: dict, mask: Any, width: int, height: int) -> tuple[float, str]:
+def _true_area(annotation: dict, mask: Any, width: int, height: int) -> float:
     if mask is not None:
-        return float(coco_mask.area(to_rle(mask, height, width))), 'mask'
-    return float(annotation['bbox'][2] * annotation['bbox'][3]), 'box'
+        return float(coco_mask.area(to_rle(mask, height, width)))
+    return float(annotation['bbox'][2] * annotation['bbox'][3])
 
 
 def fix_object(annotation: dict, width: int, height: int) -> tuple[dict | None, list[str]]:
@@ -205,8 +203,9 @@ def fix_object(annotation: dict, width: int, height: int) -> tuple[dict | None, 
     if mask is not None and fixed.get('iscrowd') and isinstance(mask, list):
         fixed['segmentation'] = _plain_rle(to_rle(mask, height, width))
         done.append('polygons turned into run lengths')
-    if not fixed.get('iscrowd') and _area_problem(fixed, mask, width, height):
-        fixed['area'] = _true_area(fixed, mask, width, height)[0]
+    area = _true_area(fixed, mask, width, height)
+    if _area_problem(fixed, area, mask is not None):
+        fixed['area'] = area
         done.append(f'area set to {fixed["area"]:g}')
     return fixed, done
 
