@@ -381,6 +381,26 @@ def test_proposals_kept_per_level():
         assert torch.equal(scores, best.sort(descending=True).values)
 
 
+def test_proposals_are_suppressed_by_pixels():
+    """IoU 0.5 in pixels, 9 / 19 without counting them; ``nms`` may name an offset of its own."""
+    anchors = [torch.tensor([[0.0, 0, 9, 19], [0, 0, 9, 9]])]
+    nms = dict(type='nms', iou_threshold=0.49)
+    for selector, count in (
+        (ProposalSelector(nms=nms), 2),
+        (ProposalSelector(nms=nms, offset=1), 1),
+        (ProposalSelector(nms=dict(nms, offset=1)), 1),
+        (ProposalSelector(nms=dict(nms, offset=0), offset=1), 2),
+    ):
+        found = selector.select(
+            [torch.tensor([[2.0, 1]])],
+            [torch.zeros(1, 2, 4)],
+            anchors,
+            DeltaXYWHBBoxCoder(offset=1),
+            [(40, 40)],
+        )
+        assert len(found.boxes[0]) == count
+
+
 def test_a_box_of_one_column_is_no_empty_box():
     logits, deltas = [torch.zeros(1, 1)], [torch.zeros(1, 1, 4)]
     anchors = [torch.tensor([[-10.0, 0, 0, 9]])]  # clipped to its last column

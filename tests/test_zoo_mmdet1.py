@@ -239,8 +239,8 @@ def test_another_backbone_gets_the_nearest_config_of_1x() -> None:
     weights = random(detector('cascade_mask_rcnn', SMALL, version=1))
     note = mmdet1.note(weights)
     assert note.endswith(
-        '; use a config like cascade_mask_rcnn_r50_fpn_1x_coco_v1 (configs/legacy_1.x) with its '
-        'res2net50_v1b_26w_4s'
+        '; use a config like cascade_mask_rcnn_r50_fpn_1x_coco_v1_exact (configs/legacy_1.x) with '
+        'its res2net50_v1b_26w_4s'
     )
 
 
