@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
+from PIL import Image
 
 from mmdet_r2.datasets import convert
 from mmdet_r2.datasets.convert.common import near_misses
@@ -320,6 +321,19 @@ class TestLabelMe:
         images = list(convert.read_labelme(tmp_path / 'labels', notes, photos))
         assert [image.file_name for image in images] == ['a.jpg', 'b.jpg']
 
+    def test_coco_files_in_the_folder_and_rotated_images(self, photos, notes):
+        tags = Image.Exif()
+        tags[0x0112] = 6
+        Image.new('RGB', (W, H)).save(photos / 'a.jpg', exif=tags)
+        labelme(photos, 'a')
+        labelme(photos, 'b', image='b.jpg')
+        (photos / 'all.json').write_text(json.dumps(dict(images=[], annotations=[])))
+        one, two = convert.read_labelme(photos, notes)
+        assert (one.width, one.height) == (W, H) == (two.width, two.height)
+        labelme(photos, 'a', imageWidth=H, imageHeight=W)  # by a tool that turns the image
+        assert next(iter(convert.read_labelme(photos, notes))).width == H
+        assert not notes.num_errors
+
     @pytest.mark.parametrize(
         ('settings', 'message'),
         [
@@ -605,6 +619,15 @@ def test_all_errors_are_listed_and_nothing_is_written(repo, photos, tmp_path, ca
     run(repo, 'to_coco', 'csv', photos / 'x.csv', out, '--skip-bad')
     assert len(json.loads(out.read_text())['annotations']) == 1
     assert '2 files or rows with errors were left out' in capsys.readouterr().out
+
+
+def test_errors_beyond_a_hundred_are_counted(photos):
+    lines = []
+    notes = convert.Notes(report=lines.append)
+    (photos / 'x.csv').write_text('a.jpg,1,2,3,x,cat\n' * 150)
+    with pytest.raises(DataError, match='and 149 more errors'):
+        collect(convert.read_csv(photos / 'x.csv', notes), notes, photos)
+    assert len(lines) == 101 and 'further' in lines[-1]
 
 
 def test_class_names_of_other_spelling(repo, photos, tmp_path, capsys):

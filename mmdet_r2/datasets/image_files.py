@@ -49,6 +49,27 @@ def read_header(path: str | os.PathLike) -> ImageHeader:
     return ImageHeader(width, height, orientation)
 
 
+def annotated_size(
+    path: str | os.PathLike, stated: tuple[int, int] | None, source: str
+) -> tuple[int, int]:
+    """(width, height) that the annotations in ``source`` are for.
+
+    The image's as shown; or as stored where ``stated`` says that, because the annotation tool knew
+    nothing of EXIF rotations. :class:`LoadImageFromFile` then loads it so, too.
+
+    Raises:
+        DataError: the file has another size than stated, or cannot be read.
+    """
+    header = read_header(path)
+    stored = (header.stored_width, header.stored_height)
+    if stated is None or stated in (header.size, stored):
+        return stated or header.size
+    raise DataError(
+        f'{source}: says {stated[0]} x {stated[1]} pixels, but {path} has {header.size[0]} x '
+        f'{header.size[1]}: the annotations belong to another image or size'
+    )
+
+
 def list_images(folder: str | os.PathLike) -> list[str]:
     """Names of all image files below a folder, relative to it, with forward slashes, sorted.
 

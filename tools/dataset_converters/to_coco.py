@@ -118,9 +118,7 @@ def main() -> None:
         convert.write_json(path, part)
         print(f'{path}: {len(part["images"])} images, {len(part["annotations"])} objects')
     _print_classes(content)
-    print(
-        f'next: python tools/misc/check_dataset.py {args.out} --images {image_dir}'
-    )
+    print(f'next: python tools/misc/check_dataset.py {args.out} --images {image_dir}')
 
 
 def _print_classes(content: dict) -> None:

@@ -172,6 +172,7 @@ def draw(found: Statistics, path: Path, title: str) -> None:
     classes, sizes = figure.subplots(1, 2)
     classes.barh([name for name, _ in rows], [count for _, count in rows])
     classes.invert_yaxis()
+    classes.margins(y=0.01)
     classes.tick_params(axis='y', labelsize=8)
     classes.set_xlabel('objects')
     edges = np.geomspace(1, max(2.0, found.sides.max(initial=2)), 50)

@@ -19,6 +19,8 @@ from mmdet_r2.errors import DataError
 
 T = TypeVar('T')
 
+MOST_SHOWN = 100  # errors of a conversion
+
 
 class Notes:
     """Errors and losses of a conversion, collected so that one run shows all of them.
@@ -48,7 +50,10 @@ class Notes:
         except DataError as error:
             self.num_errors += 1
             self.first_error = self.first_error or str(error)
-            self.report(f'{"left out" if self.skip_bad else "error"}: {error}')
+            if self.num_errors <= MOST_SHOWN:
+                self.report(f'{"left out" if self.skip_bad else "error"}: {error}')
+            if self.num_errors == MOST_SHOWN:
+                self.report('further ones are counted only')
 
     def lost(self, what: str, where: str) -> None:
         """Count something that the target format cannot hold or that is not meant to be kept."""

@@ -19,7 +19,7 @@ from mmdet_r2.datasets.convert.coco_json import CocoImage, output_stems
 from mmdet_r2.datasets.convert.common import Notes, progress, read_json, sorted_files, write_json
 from mmdet_r2.datasets.convert.outlines import joined, parts, trace
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
-from mmdet_r2.datasets.image_files import ImageFolder, read_header
+from mmdet_r2.datasets.image_files import ImageFolder, annotated_size
 from mmdet_r2.errors import DataError
 
 _CIRCLE_POINTS = 128  # area to within 0.04 %
@@ -39,11 +39,14 @@ def read_labelme(
     images = ImageFolder(folder if image_dir is None else image_dir)
     for file in progress(sorted_files(folder, '.json'), 'LabelMe'):
         with notes.collecting():
-            yield _read_file(file, Path(folder), images, notes)
+            content = read_json(file)
+            if isinstance(content, dict) and {'images', 'annotations'} <= content.keys():
+                notes.lost('COCO files passed over', str(file))  # such as one written here before
+            else:
+                yield _read_file(file, content, images, notes)
 
 
-def _read_file(file: Path, folder: Path, images: ImageFolder, notes: Notes) -> ImageAnnotations:
-    content = read_json(file)
+def _read_file(file: Path, content: Any, images: ImageFolder, notes: Notes) -> ImageAnnotations:
     if not isinstance(content, dict) or not isinstance(content.get('shapes'), list):
         raise DataError(f'{file}: not a LabelMe file: no list "shapes"')
     name = str(content.get('imagePath') or file.with_suffix('.jpg').name)
@@ -51,14 +54,9 @@ def _read_file(file: Path, folder: Path, images: ImageFolder, notes: Notes) -> I
     if beside.is_file():  # imagePath is relative to the JSON file, not to the image folder
         name = str(beside)
     name = images.find(name, str(file))
-    width, height = read_header(images.path(name)).size
     stated = (content.get('imageWidth'), content.get('imageHeight'))
-    if all(stated) and stated != (width, height):
-        raise DataError(
-            f'{file}: says {stated[0]} x {stated[1]} pixels, but {images.path(name)} has {width} x '
-            f'{height}: the shapes belong to another image or size'
-        )
-    image = ImageAnnotations(name, [], [], [], [], width, height, str(file))
+    size = annotated_size(images.path(name), stated if all(stated) else None, str(file))
+    image = ImageAnnotations(name, [], [], [], [], *size, str(file))
     groups: dict[Any, int] = {}
     for number, shape in enumerate(content['shapes']):
         where = f'{file}, shape {number}'

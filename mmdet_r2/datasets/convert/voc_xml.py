@@ -12,7 +12,7 @@ from pathlib import Path
 from mmdet_r2.datasets.convert.coco_json import CocoImage, number, output_stems
 from mmdet_r2.datasets.convert.common import Notes, progress, sorted_files, write_text
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
-from mmdet_r2.datasets.image_files import ImageFolder, read_header
+from mmdet_r2.datasets.image_files import ImageFolder, annotated_size
 from mmdet_r2.datasets.voc_xml import parse_split, parse_xml
 from mmdet_r2.errors import DataError
 
@@ -79,12 +79,7 @@ def _read_file(
 ) -> ImageAnnotations:
     content = parse_xml(file.read_bytes(), str(file))
     name = images.find(name, str(file))
-    width, height = read_header(images.path(name)).size
-    if content.size not in (None, (width, height)):
-        raise DataError(
-            f'{file}: says {content.size[0]} x {content.size[1]} pixels, but {images.path(name)} '
-            f'has {width} x {height}: the boxes belong to another image or size'
-        )
+    width, height = annotated_size(images.path(name), content.size, str(file))
     image = ImageAnnotations(name, [], [], None, [], width, height, str(file))
     shift = 1 if one_based else 0
     for thing in content.objects:
