@@ -59,7 +59,7 @@ def main() -> None:
         except CheckpointError as error:
             failed.append(str(error))
     if failed:
-        raise CheckpointError('; '.join(failed))
+        raise CheckpointError(' '.join(failed))
 
 
 if __name__ == '__main__':
