@@ -70,8 +70,10 @@ class ErrorCurves:
             }
 
         classes = {
-            name: {'objects': dict(zip(AREAS, self.objects[k].tolist()))}
-            | areas(self.precision[:, :, k])
+            name: dict(
+                objects=dict(zip(AREAS, self.objects[k].tolist())),
+                **areas(self.precision[:, :, k]),
+            )
             for k, name in enumerate(self.names)
         }
         return {'all classes': areas(self.mean()), 'classes': classes}

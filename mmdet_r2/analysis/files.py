@@ -68,7 +68,7 @@ def show(path: str | os.PathLike[str]) -> None:
 
     if matplotlib.get_backend().lower() == 'agg':
         raise ConfigError(f'--show: there is no display; the picture is in {path}.')
-    pyplot.figure(figsize=(10, 8)).add_axes((0, 0, 1, 1)).imshow(pyplot.imread(path))
+    pyplot.figure(figsize=(10, 8)).add_axes((0, 0, 1, 1)).imshow(pyplot.imread(str(path)))
     pyplot.axis('off')
     pyplot.show()
 

@@ -92,7 +92,8 @@ def _roi_head(model: nn.Module, feats: Any, shape: tuple[int, int]) -> list[Cost
             result = function(*args)
         return result, counter.get_total_flops() // 2
 
-    rpn, head = getattr(model, 'rpn_head', None), model.roi_head
+    rpn: Any = getattr(model, 'rpn_head', None)
+    head: Any = model.roi_head
     number = rpn.test_selector.max_per_img if rpn is not None else 1000
     boxes = torch.tensor([[0.0, 0.0, shape[1] / 4, shape[0] / 4]])
     rois = torch.cat([torch.zeros(number, 1), boxes.expand(number, 4)], 1)

@@ -175,13 +175,13 @@ def _append(log: Log, file: Path) -> None:
             iteration = int(last.get('iteration', 0))
             epoch = record.get('epoch', last.get('epoch'))
             if not last:  # nothing but validations: steps are all there is
-                iteration = int(record.get('step', record.get('epoch', 0)))
+                iteration = int(record.get('step') or record.get('epoch') or 0)
             log.val.append({**record, 'iteration': iteration, 'epoch': epoch})
             continue
         if old:
             iteration = (record.get('epoch', 1) - 1) * length + record.get('iter', 0)
         else:
-            iteration = record.get('step', record.get('iter', 0))
+            iteration = int(record.get('step') or record.get('iter') or 0)
         for part in (log.train, log.val):
             while part and part[-1]['iteration'] >= iteration:
                 part.pop()

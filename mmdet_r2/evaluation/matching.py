@@ -10,6 +10,7 @@ Legend: n detections, g objects, p pairs of them that overlap.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -188,10 +189,9 @@ def compare_evaluated(evaluation: COCOeval, category_ids: Sequence[int | None]) 
 
 def _overlaps(truth: Objects, found: Objects, iou_type: str) -> tuple[np.ndarray, np.ndarray]:
     """Of every detection with every object: intersection over union, and over the detection."""
-    if iou_type == 'segm':
-        a, b = found.masks or [], truth.masks or []
-    else:
-        a, b = found.boxes, truth.boxes
+    masks = iou_type == 'segm'
+    a: Any = (found.masks or []) if masks else found.boxes
+    b: Any = (truth.masks or []) if masks else truth.boxes
     assert truth.crowd is not None
     iou = coco_mask.iou(a, b, truth.crowd.astype(np.uint8))
     return np.asarray(iou), np.asarray(coco_mask.iou(a, b, np.ones(len(b), np.uint8)))
@@ -328,7 +328,7 @@ def precision_curve(
     """Precision of class ``label`` at each recall, interpolated as COCO does; None for a class
     without objects to be found.
     """
-    number = np.count_nonzero(judgement.counted & (data.gt_label == label))
+    number = int(np.count_nonzero(judgement.counted & (data.gt_label == label)))
     if not number:
         return None
     chosen = np.flatnonzero((data.det_label == label) & (judgement.verdict != IGNORED))

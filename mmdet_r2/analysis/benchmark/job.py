@@ -180,7 +180,8 @@ def _calibrate(model: Any, work: Work) -> None:
                         # about a tenth of all (RoI, class) pairs pass, as after training
                         head.fc_cls.bias[-1] = 9.0
     for norm in norms:
-        norm.num_batches_tracked.zero_()
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.zero_()
 
 
 def _image(work: Work, index: int) -> Any:
@@ -197,7 +198,7 @@ def _image(work: Work, index: int) -> Any:
         image = np.zeros((height, width, 3), np.float32)
         for cells in (4, 16, 64):
             noise = rng.normal(0, 128 / cells**0.5, (cells, cells, 3)).astype(np.float32)
-            image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+            image = image + cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
         image = np.clip(image + 120, 0, 255).astype(np.uint8)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
