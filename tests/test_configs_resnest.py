@@ -122,6 +122,8 @@ def test_recipe(name):
         assert isinstance(conv.bn, NaiveSyncBN) and conv.conv.bias is None
     assert type(model.rpn_head.rpn_conv) is nn.Conv2d
     assert model.rpn_head.samples_per_img == 256 and not model.rpn_head.assigner.claimant_wins
+    coders = [model.rpn_head.bbox_coder, *(stage.box_head.bbox_coder for stage in head.stages)]
+    assert not any(coder.clamp_below for coder in coders) and not head.stages[0].sampler.gt_in_front
     assert config.model.train_cfg.rpn_proposal.max_per_img == (2000 if cascade else 1000)
     assert head.selector.drop_empty and not head.selector.nms_after_rescale
 
