@@ -120,7 +120,7 @@ def test_ties_of_the_last_score():
 def test_suppression_in_the_original_image_with_masks_too():
     """1.x' order: a mask model finds the boxes that it would find without its masks."""
     found = {}
-    for when, with_mask in (('always', True), (True, False), (True, True)):
+    for when, with_mask in (('always', True), (True, False), (True, True)):  # the last: 3.x' order
         model = detector_of(pixel_config(nms_after_rescale=when, mask_paste='truncated'))
         if not with_mask:
             model.roi_head.stages[0].mask_head = None
@@ -130,8 +130,14 @@ def test_suppression_in_the_original_image_with_masks_too():
         found[when, with_mask] = sample.pred_instances
     expected = found[True, False].bboxes
     assert len(expected) > 3 and torch.allclose(found['always', True].bboxes, expected)
-    assert found['always', True].masks.shape == (len(expected), 8, 12)
+    masks = found['always', True].masks
+    assert masks.shape == (len(expected), 8, 12) and masks.any()
     assert found[True, True].bboxes.tolist() != expected.tolist()
+    # The masks are looked for where the boxes lie in the network's input.
+    own = move_ends(expected, -1)
+    with torch.no_grad():
+        (probs,) = model.segment(data['inputs'], [own * 8], [found['always', True].labels])
+    assert torch.equal(masks, paste_pixel_masks(probs, own, (8, 12)))
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ class DetectionSelector:
         if self.kind == 'nms':
             keep = ops.batched_nms(boxes, scores, group, threshold, offset)
             return keep, scores[keep]
-        shift = group.to(boxes) * (boxes.max() + 1 + offset) if len(boxes) else group.to(boxes)
+        shift = group.to(boxes) * (boxes.max() + 1) if len(boxes) else group.to(boxes)
         scores, keep = ops.soft_nms(
             boxes + shift[:, None],
             scores,

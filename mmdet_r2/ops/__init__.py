@@ -114,7 +114,7 @@ def batched_nms(
     boxes = boxes.float()
     if boxes.device.type == 'cpu' and boxes.shape[0] > _SPLIT:
         return _grouped_nms(boxes, scores, groups, iou_threshold, offset)
-    shift = groups.to(boxes) * (boxes.max() + 1 + offset)
+    shift = groups.to(boxes) * (boxes.max() + 1)
     return nms(boxes + shift[:, None], scores, iou_threshold, offset)
 
 
