@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -179,9 +180,19 @@ def found(subjects):
     return check.check_subjects(subjects, workers=1)
 
 
-def run(repo, *arguments):
-    command = [sys.executable, repo / 'tools' / 'misc' / 'check_dataset.py', *arguments]
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True)
+@pytest.fixture
+def run(repo, capsys, monkeypatch):
+    """Run the script in this process: exit code and what it printed."""
+    script = repo / 'tools' / 'misc' / 'check_dataset.py'
+    module = runpy.run_path(str(script))
+
+    def go(*arguments):
+        monkeypatch.setattr(sys, 'argv', [str(script), *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            module['main']()
+        return ended.value.code, capsys.readouterr().out
+
+    return go
 
 
 def test_the_fixture_has_all_kinds_of_defects():
@@ -244,27 +255,26 @@ def test_corrected_annotations_are_clean(subjects, found):
     assert any('k.jpg (image 11): dropped' in line and 'validation' in line for line in done)
 
 
-def test_command_line(repo, broken, tmp_path):
+def test_command_line(run, broken, tmp_path):
     fixed, report = tmp_path / 'fixed.json', tmp_path / 'report.json'
-    done = run(
-        repo, broken / 'train.json', '--images', broken / 'train', '--fix', fixed,
+    code, said = run(
+        broken / 'train.json', '--images', broken / 'train', '--fix', fixed,
         '--json', report, '--out-dir', tmp_path / 'drawn', '--workers', 2,
     )  # fmt: skip
-    assert done.returncode == 1, done.stderr
-    assert 'd.jpg (image 4): ' in done.stdout and 'does not exist' in done.stdout
-    assert 'annotation 106: bbox is [5, 5, 0, 9]' in done.stdout
-    assert f'{fixed}: clean' in done.stdout
+    assert code == 1
+    assert 'd.jpg (image 4): ' in said and 'does not exist' in said
+    assert 'annotation 106: bbox is [5, 5, 0, 9]' in said
+    assert f'{fixed}: clean' in said
     (record,) = json.loads(report.read_text())['datasets']
     kinds = {finding['kind'] for finding in record['findings']}
     assert not record['clean'] and len(kinds) >= 30
     assert record['statistics']['per_class']['parrot'] == 0
     assert (tmp_path / 'drawn' / 'train.png').stat().st_size > 1000
-    again = run(repo, fixed, '--images', broken / 'train', '--no-decode')
-    assert again.returncode == 0, again.stdout
-    assert 'no problems' in again.stdout
+    code, said = run(fixed, '--images', broken / 'train', '--no-decode')
+    assert code == 0 and 'no problems' in said
 
 
-def test_command_of_the_page(repo, tmp_path, monkeypatch):
+def test_command_of_the_page(repo, run, tmp_path, monkeypatch):
     text = (repo / 'docs' / 'your_data.md').read_text(encoding='utf-8')
     section = text.split('## The check')[1].split('\n## ')[0]
     (block,) = re.findall(r'```bash\npython (.*?)```', section, re.S)
@@ -275,11 +285,11 @@ def test_command_of_the_page(repo, tmp_path, monkeypatch):
         (root / 'annotations').mkdir(exist_ok=True)
         (root / f'{split}.json').rename(root / 'annotations' / f'instances_{split}.json')
     monkeypatch.chdir(tmp_path)
-    done = run(repo, *arguments)
+    code, said = run(*arguments)
     assert script == 'tools/misc/check_dataset.py'
-    assert done.returncode == 0 and done.stdout.count('no problems') == 2, done.stdout
+    assert code == 0 and said.count('no problems') == 2
     named = set(re.findall(r'`(--[a-z-]+)', section))
-    helped = run(repo, '--help').stdout
+    code, helped = run('--help')
     assert len(named) >= 4 and all(option in helped for option in named)
 
 
@@ -295,7 +305,9 @@ def test_user_errors(repo, tmp_path):
     for arguments, part in cases:
         with pytest.raises(DataError, match=part):
             check.load_subject(arguments[0], *arguments[2:])
-    done = run(repo, tmp_path / 'none.json')
+    script = str(repo / 'tools' / 'misc' / 'check_dataset.py')
+    command = [sys.executable, script, str(tmp_path / 'none.json')]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
 
 

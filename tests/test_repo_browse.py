@@ -172,7 +172,8 @@ def test_command_line(repo, root):
     config = root / 'boxes.py'
     config.write_text(
         f'_base_ = [{str(legacy)!r}]\n'
-        f'model = dict(roi_head=dict(bbox_head=dict(num_classes=1), mask_head=dict(num_classes=1)))\n'
+        f'one = dict(num_classes=1)\n'
+        f'model = dict(roi_head=dict(bbox_head=one, mask_head=one))\n'
         f'train_dataloader = dict(dataset={dataset})\n'
     )
     script = repo / 'tools/misc/browse_dataset.py'

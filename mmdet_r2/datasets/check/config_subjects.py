@@ -23,7 +23,7 @@ def config_subjects(config: Mapping) -> tuple[list[Subject], list[str]]:
 
     Raises:
         DataError: an annotation file cannot be read.
-        ConfigError: the config has no data set.
+        ConfigError: the config has no data set that can be checked.
     """
     init_scope()
     subjects: dict[tuple, Subject] = {}
@@ -51,8 +51,9 @@ def config_subjects(config: Mapping) -> tuple[list[Subject], list[str]]:
                     remarks.append(f'{name}: {"; ".join(tally.report())}')
                 classes = dataset.metainfo.get('classes')
                 subjects[key] = Subject(str(name), content, image_dir, role, classes)
-    if not subjects and not remarks:
-        raise ConfigError('the config names no data set (train_dataloader.dataset, ...)')
+    if not subjects:
+        reason = remarks[0] if remarks else 'the config names no data set (train_dataloader, ...)'
+        raise ConfigError(f'nothing to check: {reason}')
     return list(subjects.values()), remarks
 
 
