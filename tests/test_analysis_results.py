@@ -17,13 +17,16 @@ from pycocotools.cocoeval import COCOeval
 
 from mmdet_r2.analysis.coco_errors import AREAS, KINDS, error_curves, read_results
 from mmdet_r2.analysis.confusion import normalised, plot_confusion
-from mmdet_r2.analysis.image_scores import image_scores
+from mmdet_r2.analysis.image_scores import image_scores, panoptic_scores, write_gallery
 from mmdet_r2.analysis.inputs import compared, read_tested
 from mmdet_r2.analysis.metric import evaluate_results
+from mmdet_r2.config import load_config
 from mmdet_r2.datasets.demo import CLASSES
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.evaluation.matching import Objects, compare
 from mmdet_r2.evaluation.mistakes import KINDS as MISTAKES
+from mmdet_r2.registry import DATASETS, init_scope
+from mmdet_r2.structures.panoptic import INSTANCE_OFFSET
 
 TOOLS = 'tools/analysis_tools'
 
@@ -258,6 +261,62 @@ def test_gallery_of_a_real_test(run: Run, tmp_path):
     everything = tmp_path / 'all'
     tool(f'{TOOLS}/analyze_results.py', run.config, run.results, everything, '--topk', 99)
     assert sum(1 for _ in everything.glob('*/*')) == 24
+
+
+# ---------------------------------------------------------------- panoptic maps, and Pascal VOC
+
+
+def test_panoptic_maps(run: Run, tmp_path):
+    name, data = 'panoptic_fpn_r2_50_fpn_demo', f'{run.root}/data/'
+    overrides = {
+        'test_dataloader.dataset.data_root': data,
+        'test_evaluator.0.ann_file': f'{data}annotations/panoptic_val.json',
+        'test_evaluator.0.seg_prefix': f'{data}annotations/panoptic_val/',
+    }
+    config = load_config(name, overrides)
+    settings = dict(config.test_dataloader.dataset)
+    settings['pipeline'] = [dict(type='LoadPanopticAnnotations')]
+    init_scope()
+    dataset = DATASETS.build(settings)
+    results = []
+    for i in range(len(dataset)):
+        loaded = dataset[i]
+        panoptic = loaded['gt_seg_map'].astype(np.int64)
+        for number, (mask, label) in enumerate(
+            zip(loaded['gt_masks'].to_ndarray(), loaded['gt_bboxes_labels'], strict=True), start=1
+        ):
+            panoptic[mask.astype(bool)] = int(label) + number * INSTANCE_OFFSET
+        if i == 2:
+            panoptic[:] = 255  # nothing found
+        results.append(
+            dict(
+                img_id=loaded['img_id'],
+                pred_panoptic_seg=dict(sem_seg=torch.from_numpy(panoptic)[None]),
+            )
+        )
+    path = tmp_path / 'panoptic.pkl'
+    with open(path, 'wb') as file:
+        pickle.dump(results, file)
+    tested = read_tested(config, path)
+    assert panoptic_scores(tested) == pytest.approx([1, 1, 0, 1])
+    files = write_gallery(tested, np.array([1, 1, 0, 1.0]), tmp_path, topk=1)
+    assert [file.parent.name for file in files] == ['worst', 'best']
+    drawn = cv2.imread(str(files[1]))
+    assert drawn.shape == (96, 192, 3)
+    assert np.abs(drawn[:, :96].astype(int) - drawn[:, 96:]).mean() < 5  # alike
+    values, report = evaluate_results(name, path, metrics=['PQ'], overrides=overrides)
+    assert 0 < values['coco_panoptic/PQ'] < 100 and report['PQ']['per_class']
+    with pytest.raises(ConfigError, match='CocoPanopticMetric'):
+        panoptic_scores(read_tested(run.config, run.results))
+
+
+def test_vocs_metric_finds_its_objects(run: Run, tmp_path):
+    settings = load_config(run.config)
+    settings.test_evaluator = dict(type='VOCMetric', eval_mode='area')
+    (tmp_path / 'voc.py').write_text(settings.pretty_text)
+    values, _ = evaluate_results(tmp_path / 'voc.py', run.results)
+    # another rule (whole pixels, all points): near COCO's AP at 0.5
+    assert values['pascal_voc/mAP'] == pytest.approx(run.report['bbox']['AP50'], abs=0.05)
 
 
 # ------------------------------------------------------------------------ coco_error_analysis

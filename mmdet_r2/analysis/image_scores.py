@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 
-from ..datasets.transforms import LoadImageFromFile
+from ..datasets.transforms import LoadImageFromFile, LoadPanopticAnnotations, PackDetInputs
+from ..errors import ConfigError
 from ..evaluation.matching import IGNORED, RIGHT, Comparison, interpolate, judge
+from ..evaluation.panoptic_quality import quality
+from ..registry import METRICS
 from ..structures import DetDataSample
 from ..visualization import DetLocalVisualizer
 from .files import make_folder, write_text
@@ -44,6 +47,29 @@ def image_scores(data: Comparison, iou_thrs: Sequence[float] | np.ndarray = IOU_
                 scores = data.det_score[chosen[ends[image] - len(right) : ends[image]]]
                 total[image] += 1 - scores.max(initial=0)
     return total / len(iou_thrs)
+
+
+def panoptic_scores(tested: Tested) -> np.ndarray:
+    """Panoptic quality of each image by itself, (m,), in [0, 1]: the mean over the classes that are
+    annotated or found in it.
+
+    Raises:
+        ConfigError: the results have no panoptic maps, or the config no CocoPanopticMetric.
+    """
+    evaluators = tested.config.test_evaluator
+    evaluators = evaluators if isinstance(evaluators, list | tuple) else [evaluators]
+    chosen = [dict(e) for e in evaluators if e.get('type') == 'CocoPanopticMetric']
+    if not chosen:
+        raise ConfigError('panoptic quality needs a CocoPanopticMetric in test_evaluator.')
+    metric = METRICS.build(chosen[0])
+    metric.dataset_meta = tested.metainfo
+    scores = []
+    for info, result in track(zip(tested.infos, tested.results), 'comparing', len(tested)):
+        metric.process(None, [{'img_id': info['img_id'], **result}])
+        found = quality([metric.results[-1].counts], metric._isthing())
+        # nothing there, nothing found
+        scores.append(found['All']['pq'] if found['All']['n'] else 1.0)
+    return np.array(scores)
 
 
 def write_gallery(
@@ -87,13 +113,11 @@ def write_gallery(
     for kind, place, i in track(chosen, 'drawing'):
         info = tested.infos[i]
         name = f'{place:03d}_{scores[i]:.3f}_{Path(info["img_path"]).name}'
-        loaded: Any = LoadImageFromFile()(
-            dict(img_path=info['img_path'], height=info['height'], width=info['width'])
-        )
+        loaded: Any = LoadImageFromFile()(dict(info))
         drawer.add_datasample(
             name,
             loaded['img'][..., ::-1],
-            data_sample=_sample(info, tested.results[i], masks),
+            data_sample=_sample(loaded, tested.results[i], masks),
             out_file=str(folder / kind / name),
             pred_score_thr=score_thr,
         )
@@ -103,7 +127,7 @@ def write_gallery(
     table.writerow(['img_id', 'img_path', 'score', 'objects', 'detections'])
     for i in order:
         info = tested.infos[i]
-        found = len(tested.results[i]['pred_instances']['labels'])
+        found = len(tested.results[i].get('pred_instances', {}).get('labels', ()))
         real = sum(not x.get('ignore_flag', 0) for x in info.get('instances', ()))
         table.writerow([info['img_id'], info['img_path'], f'{scores[i]:.6f}', real, found])
     write_text(text.getvalue(), folder / 'scores.csv')
@@ -111,6 +135,13 @@ def write_gallery(
 
 
 def _sample(info: dict, result: dict, masks: bool) -> DetDataSample:
+    if 'pred_panoptic_seg' in result:
+        packed: Any = PackDetInputs(meta_keys=('img_id', 'img_path'))(
+            LoadPanopticAnnotations()(info)
+        )
+        sample: DetDataSample = packed['data_samples']
+        sample.pred_panoptic_seg = PixelData(sem_seg=result['pred_panoptic_seg']['sem_seg'])
+        return sample
     instances = info.get('instances', [])
     masks = masks and bool(result['pred_instances'].get('masks'))
     sample = DetDataSample(metainfo=dict(img_id=info['img_id'], img_path=info['img_path']))

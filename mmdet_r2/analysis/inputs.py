@@ -90,7 +90,7 @@ def read_tested(
 def _check_labels(result: dict, number: int, path: str, config: str) -> None:
     instances = result.get('pred_instances')
     if instances is None:
-        return
+        return  # semantic or panoptic maps only
     absent = [key for key in ('bboxes', 'scores', 'labels') if key not in instances]
     if absent:
         raise DataError(f'{path}: pred_instances has no {absent[0]!r}.')

@@ -8,14 +8,14 @@ import argparse
 from mmengine.config import DictAction
 
 from mmdet_r2.analysis.files import show
-from mmdet_r2.analysis.image_scores import image_scores, write_gallery
+from mmdet_r2.analysis.image_scores import image_scores, panoptic_scores, write_gallery
 from mmdet_r2.analysis.inputs import compared, read_tested
 from mmdet_r2.errors import ConfigError, run_cli
 
 EPILOG = """\
 SHOW_DIR gets worst/001_SCORE_NAME, ... and best/001_SCORE_NAME, ..., and scores.csv with all
 images, worst first. An image's score is its own average precision, mean over IoU 0.50 to 0.95;
-without annotated objects it is 1 less the highest score in it.
+without annotated objects it is 1 less the highest score in it. --iou-type PQ: its panoptic quality.
 
 example:
   python tools/test.py CONFIG CHECKPOINT --out results.pkl
@@ -43,7 +43,10 @@ def parse_args() -> argparse.Namespace:
         help='detections above it are drawn; all count (%(default)s)',
     )
     parser.add_argument(
-        '--iou-type', choices=('bbox', 'segm'), default='bbox', help='score boxes or masks'
+        '--iou-type',
+        choices=('bbox', 'segm', 'PQ'),
+        default='bbox',
+        help='score boxes, masks or panoptic maps (%(default)s)',
     )
     parser.add_argument('--no-masks', action='store_true', help='draw boxes only')
     parser.add_argument(
@@ -58,7 +61,10 @@ def main() -> None:
     if args.topk < 1:
         raise ConfigError(f'--topk {args.topk}: at least 1 is needed.')
     tested = read_tested(args.config, args.prediction_path, args.cfg_options)
-    scores = image_scores(compared(tested, iou_type=args.iou_type))
+    if args.iou_type == 'PQ':
+        scores = panoptic_scores(tested)
+    else:
+        scores = image_scores(compared(tested, iou_type=args.iou_type))
     files = write_gallery(
         tested,
         scores,
