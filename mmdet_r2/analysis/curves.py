@@ -46,7 +46,9 @@ def plot_curves(
     rows = -(-len(keys) // columns)
     figure = Figure(figsize=(1 + 5 * columns, 0.6 + 3.6 * rows), layout='constrained')
     for k, (key, row) in enumerate(zip(keys, series)):
-        axes = figure.add_subplot(rows, columns, k + 1)
+        # one scale for all: validations begin later than training
+        first = figure.axes[0] if k else None
+        axes = figure.add_subplot(rows, columns, k + 1, sharex=first)
         for i, (log, one) in enumerate(zip(logs, row)):
             name = names[i * len(keys) + k] if len(names) > len(logs) else names[i]
             if one.epochs is None and (x == 'epoch' or start_epoch > 1):
