@@ -20,16 +20,16 @@ from typing import Any
 from mmdet_r2.apis import coco_results
 from mmdet_r2.apis.cli import add_model_arguments, demo_parser, detector_of
 from mmdet_r2.apis.images import Names, find_images
-from mmdet_r2.apis.inferencer import DetInferencer, Inference, write_image
-from mmdet_r2.apis.progress import progress
+from mmdet_r2.apis.inferencer import DetInferencer, Inference
 from mmdet_r2.apis.results import (
     JsonList,
     default_category_ids,
     panoptic_record,
     prediction,
-    write_json,
 )
 from mmdet_r2.errors import DataError, run_cli
+from mmdet_r2.files import write_image, write_json
+from mmdet_r2.progress import progress
 
 
 def parse_args() -> argparse.Namespace:

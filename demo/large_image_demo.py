@@ -21,10 +21,10 @@ from pathlib import Path
 from mmdet_r2.apis import coco_results
 from mmdet_r2.apis.cli import add_model_arguments, demo_parser, detector_of
 from mmdet_r2.apis.images import ImageSource, Names, find_images
-from mmdet_r2.apis.inferencer import write_image
 from mmdet_r2.apis.results import JsonList
 from mmdet_r2.apis.slicing import slice_inference
 from mmdet_r2.errors import ConfigError, DataError, run_cli
+from mmdet_r2.files import write_image
 from mmdet_r2.visualization import DetLocalVisualizer
 
 

@@ -16,10 +16,10 @@ from contextlib import ExitStack
 
 from mmdet_r2.apis import coco_results
 from mmdet_r2.apis.cli import add_model_arguments, demo_parser, detector_of
-from mmdet_r2.apis.progress import progress
 from mmdet_r2.apis.results import JsonList
 from mmdet_r2.apis.video import Video, VideoWriter, quiet_opencv, video_inference
 from mmdet_r2.errors import ConfigError, run_cli
+from mmdet_r2.progress import progress
 from mmdet_r2.visualization import DetLocalVisualizer
 
 

@@ -18,11 +18,11 @@ from mmdet_r2.apis.results import (
     coco_results,
     default_category_ids,
     prediction,
-    write_json,
 )
 from mmdet_r2.datasets.metainfo import COCO_METAINFO, COCO_PANOPTIC_METAINFO
 from mmdet_r2.errors import DataError
 from mmdet_r2.evaluation import CocoMetric
+from mmdet_r2.files import write_json
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.masks import encode_rle
 

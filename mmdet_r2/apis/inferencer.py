@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
 from torch import nn
 
 from ..errors import ConfigError, DataError
+from ..files import write_image, write_json
+from ..progress import progress
 from ..structures import DetDataSample
 from ..visualization import DetLocalVisualizer
 from ..zoo import find_model
 from .images import Image, ImageSource, Names, find_images, is_image
 from .inference import image_pipeline, init_detector
-from .progress import progress
-from .results import prediction, write_json, writing
+from .results import prediction
 from .stream import Masks, TestPipeline, stream
 
 
@@ -252,26 +252,6 @@ class DetInferencer:
             write_image(png, one.pop('panoptic_seg'))
             one['panoptic_seg_path'] = str(png)
         write_json(folder / f'{stem}.json', one)
-
-
-def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Write an image (H, W, 3) uint8 RGB in the format of the file's name, else as JPEG; folders
-    are made.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower() if path.suffix and cv2.haveImageWriter(path.name) else '.jpg'
-    # encoded in memory: OpenCV's own writing fails silently
-    done, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]))
-    if not done:
-        raise DataError(f'{path}: cannot be written as an image.')
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data.tofile(temporary)
-        os.replace(temporary, path)
 
 
 def model_and_weights(

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,7 @@ from ..datasets.metainfo import COCO_METAINFO, COCO_PANOPTIC_METAINFO
 from ..errors import DataError
 from ..evaluation.coco_format import bbox_records
 from ..evaluation.image_result import ImageResult, as_array, finite_detections
+from ..files import writing
 from ..structures import DetDataSample
 from ..structures.masks import encode_rle
 from ..structures.panoptic import INSTANCE_OFFSET, ids_to_rgb
@@ -211,30 +212,6 @@ def plain_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
     counts = rle['counts']
     text = counts.decode('ascii') if isinstance(counts, bytes) else counts
     return dict(size=[int(side) for side in rle['size']], counts=text)
-
-
-@contextlib.contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Failures to write ``path`` become a :class:`DataError` that names it."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(f'{os.fspath(path)}: cannot be written ({reason}).') from None
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON, all or nothing; folders are made.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(value) + '\n', encoding='utf-8')
-        os.replace(temporary, path)
 
 
 class JsonList:

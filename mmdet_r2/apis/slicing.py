@@ -17,10 +17,10 @@ from ..inference.slicing import (
     slice_windows,
     touches_cut,
 )
+from ..progress import progress
 from ..structures import DetDataSample
 from .images import Image, ImageSource, image_source
 from .inference import image_pipeline
-from .progress import progress
 from .stream import Pipeline, TestPipeline, stream
 
 

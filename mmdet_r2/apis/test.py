@@ -1,6 +1,5 @@
 """Testing a checkpoint on a data set."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 from ..config import load_config
 from ..engine import Runner, build_runner, check_num_classes
 from ..errors import CheckpointError, ConfigError
+from ..files import write_json
 from ..inference import prepare_for_inference
 from ..models.tta import DetTTAModel
 from ..zoo import LoadReport, classes_differ, load_checkpoint
@@ -369,7 +369,5 @@ def _write_report(
     for metric in metrics:
         report.update(getattr(metric, 'report', {}))
     path = Path(runner.work_dir) / 'metrics.json'
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    temporary.write_text(json.dumps(report, indent=1) + '\n')
-    os.replace(temporary, path)
+    write_json(path, report, indent=1)
     print_log(f'wrote {path}', 'current')

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from ..errors import DataError
+from ..files import writing
 from ..structures import DetDataSample
 from .inference import image_pipeline
 from .stream import Masks, stream
@@ -95,10 +96,8 @@ class VideoWriter:
             raise DataError(
                 f'{self.path}: videos are written into files that end in {", ".join(_CODECS)}.'
             )
-        try:
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f'{self.path}: cannot be written ({error.strerror}).') from None
         self._temporary = self.path.with_name(f'.{self.path.stem}.{os.getpid()}{suffix}')
         code = cv2.VideoWriter.fourcc(*_CODECS[suffix])
         self._size = (width, height)
@@ -127,7 +126,8 @@ class VideoWriter:
     ) -> None:
         self._writer.release()
         if kind is None:
-            os.replace(self._temporary, self.path)
+            with writing(self.path):
+                os.replace(self._temporary, self.path)
         else:
             self._temporary.unlink(missing_ok=True)
 

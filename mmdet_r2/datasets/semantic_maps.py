@@ -8,11 +8,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mmengine.utils import ProgressBar
 
 from mmdet_r2.datasets.coco_panoptic import CocoPanopticDataset
 from mmdet_r2.datasets.transforms.panoptic import LoadPanopticAnnotations
 from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.files import write_image
+from mmdet_r2.progress import progress as shown
 from mmdet_r2.structures.panoptic import VOID_LABEL
 
 ORDERS = ('detectron2', 'mmdet')
@@ -67,21 +68,16 @@ def write_semantic_maps(
         table[len(things) : len(things) + len(stuff)] = range(1, 1 + len(stuff))
 
     images = [dataset.get_data_info(i) for i in range(len(dataset))]
-    for folder in {_map_file(out, image).parent for image in images}:
-        folder.mkdir(parents=True, exist_ok=True)
     write = partial(_write_map, load, table, out)
     workers = min(workers or os.cpu_count() or 1, len(images))
-    bar = ProgressBar(len(images)) if progress else None
     if workers == 1:
-        for image in images:
+        for image in shown(images, 'maps', show=progress):
             write(image)
-            if bar:
-                bar.update()
         return names
     with multiprocessing.Pool(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        for _ in pool.imap_unordered(write, images, chunksize=8):
-            if bar:
-                bar.update()
+        done = pool.imap_unordered(write, images, chunksize=8)
+        for _ in shown(done, 'maps', len(images), show=progress):
+            pass
     return names
 
 
@@ -107,6 +103,4 @@ def _map_file(folder: Path, image: dict) -> Path:
 
 def _write_map(load: LoadPanopticAnnotations, table: np.ndarray, folder: Path, image: dict) -> None:
     labels = load(image)['gt_seg_map']
-    done, data = cv2.imencode('.png', cv2.LUT(labels, table))
-    assert done
-    _map_file(folder, image).write_bytes(data.tobytes())
+    write_image(_map_file(folder, image), cv2.LUT(labels, table))

@@ -13,13 +13,14 @@ from mmengine.structures import InstanceData
 
 from mmdet_r2.datasets.transforms import LoadAnnotations, LoadImageFromFile
 from mmdet_r2.errors import ConfigError
+from mmdet_r2.files import write_image
 from mmdet_r2.registry import DATASETS, init_scope
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.masks import PolygonMasks
 
 from .drawing import draw_instances, draw_panoptic
 from .palette import Color, get_palette
-from .visualizer import _true_map, _write
+from .visualizer import _true_map
 
 SPLITS = ('train', 'val', 'test')
 
@@ -214,5 +215,5 @@ def write_drawing(
         following += 1
         name = f'{stem}_{following}{suffix}'
     taken.add(name)
-    _write(str(Path(folder) / name), drawing)
+    write_image(Path(folder) / name, drawing)
     return Path(folder) / name

@@ -1,15 +1,13 @@
 """The visualizer that configs name: detections and ground truth drawn, stored, shown."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmengine.visualization import Visualizer
 
-from mmdet_r2.errors import DataError
+from mmdet_r2.files import write_image
 from mmdet_r2.registry import VISUALIZERS
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.panoptic import INSTANCE_OFFSET
@@ -89,7 +87,7 @@ class DetLocalVisualizer(Visualizer):
         if show:
             self.show(drawing, win_name=name, wait_time=wait_time)
         if out_file is not None:
-            _write(out_file, drawing)
+            write_image(out_file, drawing)
         else:
             self.add_image(name, drawing, step)
         self.set_image(drawing)
@@ -168,18 +166,3 @@ def _true_map(sample: DetDataSample, image: np.ndarray) -> np.ndarray | None:
         for k, (mask, label) in enumerate(zip(masks, sample.gt_instances.labels), start=1):
             panoptic[mask.astype(bool)] = int(label) + k * INSTANCE_OFFSET
     return panoptic
-
-
-def _write(path: str, image: np.ndarray) -> None:
-    """Write an RGB image in the format of the file's name; JPEG where the name has none that OpenCV
-    knows.
-    """
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    suffix = os.path.splitext(path)[1].lower()
-    known = cv2.haveImageWriter(path) if suffix else False
-    # encoded in memory: OpenCV's own writing fails silently, and on paths that are not ASCII on
-    # some systems
-    done, data = cv2.imencode(suffix if known else '.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise DataError(f'{path}: cannot be written as an image')
-    data.tofile(path)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..files import replacing
 from .index import ZooModel
 from .names import fetch, published
 
@@ -39,10 +39,5 @@ def download_model(
 def _write_config(model: ZooModel, path: Path) -> None:
     from ..config import load_config
 
-    partial = path.with_name(f'.{path.stem}.{os.getpid()}.py')
-    try:
+    with replacing(path) as partial:
         load_config(model.config, check=False).dump(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise CheckpointError(f'cannot write {path} ({error.strerror or error}).') from None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mmdet_r2.datasets import convert
 from mmdet_r2.errors import DataError, run_cli
+from mmdet_r2.files import write_json
 
 
 def parse_args() -> argparse.Namespace:
@@ -115,7 +116,7 @@ def main() -> None:
     for line in notes.lines():
         print(f'note: {line}')
     for path, part in parts.items():
-        convert.write_json(path, part)
+        write_json(path, part)
         print(f'{path}: {len(part["images"])} images, {len(part["annotations"])} objects')
     _print_classes(content)
     print(f'next: python tools/misc/check_dataset.py {args.out} --images {image_dir}')

@@ -16,8 +16,8 @@ from mmengine.config import DictAction
 
 from mmdet_r2.config import load_config
 from mmdet_r2.datasets import check
-from mmdet_r2.datasets.convert import write_json
 from mmdet_r2.errors import ConfigError, run_cli
+from mmdet_r2.files import write_json
 
 
 def parse_args() -> argparse.Namespace:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import cv2
 
-from mmdet_r2.datasets.convert.common import progress
 from mmdet_r2.datasets.image_files import read_header
 from mmdet_r2.datasets.transforms import LoadImageFromFile, UnreadableImageError
 from mmdet_r2.errors import DataError
+from mmdet_r2.progress import progress
 
 
 @dataclass(frozen=True)

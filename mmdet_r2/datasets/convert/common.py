@@ -1,4 +1,6 @@
-"""What all conversions share: errors and losses collected over many files, progress, writing."""
+"""What all conversions share: errors and losses collected over many files, the content of a COCO
+file, class names.
+"""
 
 import json
 import os
@@ -9,9 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-
-from rich.console import Console
-from rich.progress import track
 
 from mmdet_r2.datasets.image_annotations import ImageAnnotations, coco_content
 from mmdet_r2.datasets.image_files import read_header
@@ -77,12 +76,6 @@ class Notes:
         if self.num_errors and self.skip_bad:
             lines.append(f'{self.num_errors} files or rows with errors were left out')
         return lines
-
-
-def progress(items: Sequence[T], what: str) -> Iterable[T]:
-    """``items``, with a bar on the terminal if there is one."""
-    console = Console(stderr=True)
-    return track(items, what, console=console, transient=True, disable=not console.is_terminal)
 
 
 def sorted_files(folder: str | os.PathLike, suffix: str) -> list[Path]:
@@ -182,23 +175,6 @@ def split(content: dict, val_fraction: float, seed: int = 0) -> tuple[dict, dict
         )
 
     return part(False), part(True)
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a file whole or not at all; its folder is made."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f'{target.name}.{os.getpid()}.tmp')
-    try:
-        temporary.write_text(text, encoding='utf-8')
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(content))
 
 
 def read_json(path: str | os.PathLike) -> Any:

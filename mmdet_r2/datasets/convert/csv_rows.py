@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmdet_r2.datasets.convert.coco_json import CocoImage, number
-from mmdet_r2.datasets.convert.common import Notes, progress, write_text
+from mmdet_r2.datasets.convert.common import Notes
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, nearest, read_header
 from mmdet_r2.errors import DataError
+from mmdet_r2.files import write_text
+from mmdet_r2.progress import progress
 
 # Header names, lower case and without blanks, hyphens or underscores.
 _COLUMNS: dict[str, tuple[str, ...]] = {

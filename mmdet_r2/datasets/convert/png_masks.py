@@ -9,16 +9,17 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 from PIL import Image
 
 from mmdet_r2.datasets.convert.coco_json import CocoImage, kept_objects, output_stems
-from mmdet_r2.datasets.convert.common import Notes, progress
+from mmdet_r2.datasets.convert.common import Notes
 from mmdet_r2.datasets.image_annotations import ImageAnnotations, to_rle
 from mmdet_r2.datasets.image_files import ImageFolder, list_images, read_header
 from mmdet_r2.errors import DataError
+from mmdet_r2.files import write_image
+from mmdet_r2.progress import progress
 from mmdet_r2.structures.masks import encode_rle
 
 _BORDER = 255  # in VOC's PNGs: around objects, of nothing
@@ -144,10 +145,4 @@ def write_masks(
         for (thing, mask), owner in zip(masks, owners):
             if not mask.any() or (values[mask] != owner).any():
                 notes.lost('objects partly covered by others (a pixel has one owner)', thing.source)
-        done, data = cv2.imencode('.png', values)
-        assert done
-        target = Path(out_dir) / f'{stem}.png'
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f'{target.name}.{os.getpid()}.tmp')
-        temporary.write_bytes(data.tobytes())
-        os.replace(temporary, target)
+        write_image(Path(out_dir) / f'{stem}.png', values)

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmdet_r2.datasets.convert.coco_json import CocoImage, number, output_stems
-from mmdet_r2.datasets.convert.common import Notes, progress, sorted_files, write_text
+from mmdet_r2.datasets.convert.common import Notes, sorted_files
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, annotated_size
 from mmdet_r2.datasets.voc_xml import parse_split, parse_xml
 from mmdet_r2.errors import DataError
+from mmdet_r2.files import write_text
+from mmdet_r2.progress import progress
 
 DIFFICULT = ('ignore', 'keep', 'drop')
 

@@ -15,11 +15,13 @@ import numpy as np
 import yaml
 
 from mmdet_r2.datasets.convert.coco_json import CocoImage, kept_objects, output_stems
-from mmdet_r2.datasets.convert.common import Notes, progress, write_text
+from mmdet_r2.datasets.convert.common import Notes
 from mmdet_r2.datasets.convert.outlines import single_ring
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import list_images, read_header
 from mmdet_r2.errors import DataError
+from mmdet_r2.files import write_text
+from mmdet_r2.progress import progress
 
 # Rounding of what lies at the image's edge.
 _TOLERANCE = 0.01

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from operator import length_hint
 from typing import TypeVar
 
 from rich.console import Console
@@ -26,7 +27,7 @@ def progress(
     Args:
         items: any iterable.
         title: what is being done.
-        total: how many there are; None: unknown.
+        total: how many there are, where ``len(items)`` does not say it; None: unknown.
         show: False for no bar.
     """
     console = Console(stderr=True)
@@ -45,7 +46,7 @@ def progress(
         redirect_stdout=sys.stdout.isatty(),
     )
     with bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(title, total=total or length_hint(items) or None)
         for item in items:
             yield item
             bar.advance(task)

@@ -1,0 +1,77 @@
+"""Files that are written whole or not at all: under its name is at every moment the old content or
+all of the new one.
+
+Checkpoints must outlast a power cut, too: :func:`mmdet_r2.engine.checkpoint.write_atomically`.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Failures to write ``path`` become a :class:`DataError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f'{os.fspath(path)}: cannot be written ({reason}).') from None
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A hidden name beside ``path``, of the same suffix, to write to. What was written there takes
+    the name ``path`` at the end of the block; an error in the block removes it. Folders are made.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file in UTF-8; see :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
+
+
+def write_json(path: str | os.PathLike[str], content: Any, indent: int | None = None) -> None:
+    """Write a JSON file; see :func:`replacing`."""
+    text = json.dumps(content, indent=indent)
+    write_text(path, text + '\n')
+
+
+def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
+    """Write an image, (H, W, 3) uint8 RGB or (H, W), in the format of the file's name, or as JPEG
+    where the name has none that OpenCV knows; see :func:`replacing`.
+    """
+    import cv2  # takes a while, and most who write files write text
+
+    path = Path(path)
+    suffix = path.suffix.lower() if path.suffix and cv2.haveImageWriter(path.name) else '.jpg'
+    # Encoded in memory: OpenCV's own writing fails silently, and on some systems on paths that are
+    # not ASCII.
+    pixels = image[..., ::-1] if image.ndim == 3 else image
+    done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels))
+    if not done:
+        raise DataError(f'{path}: cannot be written as an image.')
+    with replacing(path) as temporary:
+        data.tofile(temporary)
