@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 DEMO_CONFIG ?= configs/demo/mask_rcnn_r2_50_fpn_demo.py
 DEMO_DIR ?= work_dirs/demo
 DEMO_DATA ?= data/demo
-PYTEST_ARGS ?=
+# a process per core, whole files each
+PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: help install install-tests demo demo-data docs test slow parity check lint format types clean
 
