@@ -64,8 +64,9 @@ class XMLDataset(CocoDataset):
         filter_cfg: ``filter_empty_gt``, ``min_size`` (as :class:`CocoDataset`'s; difficult objects
             keep an image), ``filter_crowd_only`` (those with nothing but ignored objects), and
             ``bbox_min_size`` (pixels; not with ``test_mode``).
-        indices, serialize_data, pipeline, test_mode, lazy_init, max_refetch, seg_map_suffix,
-            backend_args, max_unreadable: as :class:`CocoDataset`'s.
+        indices, serialize_data, pipeline, test_mode, lazy_init, max_refetch: as
+            :class:`CocoDataset`'s, and so are ``seg_map_suffix``, ``backend_args`` and
+            ``max_unreadable``.
         img_subdir: folder of the images below ``sub_data_root``.
         ann_subdir: folder of the XML files below ``sub_data_root``.
         allow_missing_classes: accept classes without an object, whatever other names there are.
