@@ -193,7 +193,7 @@ class ProgressHook(Hook):
         """Draw."""
         if self.active:
             loss = outputs.get('loss') if isinstance(outputs, dict) else None
-            text = '' if loss is None else f'loss {float(loss):.4f}'
+            text = '' if loss is None else f'loss {float(loss.detach()):.4f}'
             self._draw('train', runner.iter + 1, runner.max_iters, text)
 
     def before_val_epoch(self, runner: Any) -> None:
