@@ -478,7 +478,7 @@ class TestSemanticMaps:
             [*command, str(tmp_path / 'maps'), '--workers', '2'], capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        assert '1/1' in done.stdout and '0 thing, 1 sky, 2 grass' in done.stdout
+        assert '0 thing, 1 sky, 2 grass' in done.stdout
         assert self.read(tmp_path / 'maps/a.png').shape == (4, 6)
         sample.png.write_bytes(b'no')
         done = subprocess.run([*command, str(tmp_path / 'maps')], capture_output=True, text=True)
