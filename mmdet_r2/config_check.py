@@ -1,11 +1,8 @@
 """Every key of a config is one that something reads, or loading it is an error.
 
 A dictionary with a ``type`` is a component: its keys are compared with the signature of the class
-(or function) that the registries find, base classes included where it passes ``**kwargs`` on. A
-dictionary without ``type`` is compared with :data:`PLAIN`, the table of such dictionaries. The
-other tables list the exceptions: keys that a parent takes out before it builds
-(:data:`TAKEN_BY_PARENT`), and keys that mmdetection's configs carry although nothing uses them
-(:data:`UNUSED`).
+(or function) that the registries find, base classes included where it passes ``**kwargs`` on. All
+others are in the tables of :mod:`mmdet_r2.config_keys`.
 """
 
 import difflib
@@ -16,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmengine import registry as root
 from mmengine.config import Config
 from mmengine.registry import Registry
 from torch import nn
@@ -24,255 +20,26 @@ from torch.utils.data import DataLoader
 
 from . import registry
 from .config import ConfigFile, Origin, config_files, origin_of, origins
-from .engine import registries
+from .config_keys import (
+    DEFAULT_TYPES,
+    HINTS,
+    KEY_ROLES,
+    KEY_ROLES_WITHIN,
+    OPEN,
+    OPS,
+    PASSED_ON,
+    PLAIN,
+    ROLES,
+    TAKEN_BY_PARENT,
+    TOP_KEYS,
+    TOP_PLAIN,
+    TOP_ROLES,
+    UNUSED,
+)
 from .errors import ConfigError
-
-# ----------------------------------------------------------------------------------------------
-# tables
-
-#: Where a ``type`` name is looked up, by the part of the config it stands in.
-ROLES: dict[str, tuple[Registry, ...]] = {
-    'model': (registry.MODELS, registry.TASK_UTILS),
-    'data': (registry.DATASETS, registry.TRANSFORMS, registry.DATA_SAMPLERS, root.FUNCTIONS),
-    'dataset': (registry.DATASETS,),
-    'transform': (registry.TRANSFORMS,),
-    'data_sampler': (registry.DATA_SAMPLERS,),
-    'function': (root.FUNCTIONS,),
-    'init': (registry.WEIGHT_INITIALIZERS,),
-    'metric': (registry.METRICS, registries.EVALUATOR),
-    'hook': (registry.HOOKS,),
-    'loop': (registry.LOOPS,),
-    'optim_wrapper': (registries.OPTIM_WRAPPERS,),
-    'optimizer': (registries.OPTIMIZERS,),
-    'scheduler': (registries.PARAM_SCHEDULERS,),
-    'visualizer': (registry.VISUALIZERS,),
-    'vis_backend': (registries.VISBACKENDS,),
-    'log_processor': (registries.LOG_PROCESSORS,),
-    'model_wrapper': (registries.MODEL_WRAPPERS,),
-}
-
-#: Roles of the values of top-level keys.
-TOP_ROLES = {
-    'model': 'model',
-    'data_preprocessor': 'model',
-    'tta_model': 'model',
-    'tta_pipeline': 'transform',
-    'train_dataloader': 'data',
-    'val_dataloader': 'data',
-    'test_dataloader': 'data',
-    'train_cfg': 'loop',
-    'val_cfg': 'loop',
-    'test_cfg': 'loop',
-    'val_evaluator': 'metric',
-    'test_evaluator': 'metric',
-    'optim_wrapper': 'optim_wrapper',
-    'param_scheduler': 'scheduler',
-    'default_hooks': ('hook'),
-    'custom_hooks': 'hook',
-    'visualizer': 'visualizer',
-    'log_processor': 'log_processor',
-    'model_wrapper_cfg': 'model_wrapper',
-}
-
-#: Top-level keys with a plain value.
-TOP_PLAIN = frozenset(
-    (
-        'activation_checkpointing',
-        'auto_scale_lr',
-        'compile',
-        'custom_imports',
-        'default_scope',
-        'efficient_conv_bn_eval',
-        'env_cfg',
-        'experiment_name',
-        'find_unused_parameters',
-        'launcher',
-        'load_from',
-        'log_level',
-        'randomness',
-        'resume',
-        'runner_type',
-        'sync_bn',
-        'work_dir',
-    )
-)
-TOP_KEYS = frozenset(TOP_ROLES) | TOP_PLAIN
-
-#: Keys that change the role of what is below them.
-KEY_ROLES = {
-    'dataset': 'dataset',
-    'datasets': 'dataset',
-    'pipeline': 'transform',
-    'transforms': 'transform',
-    'sampler': 'data_sampler',
-    'batch_sampler': 'data_sampler',
-    'collate_fn': 'function',
-    'worker_init_fn': 'function',
-    'optimizer': 'optimizer',
-    'vis_backends': 'vis_backend',
-    'init_cfg': 'init',
-    'override': 'init',
-    'metrics': 'metric',
-}
-# `sampler` inside a model is a RoI sampler, `transforms` inside a metric is the user's affair, ...
-_KEY_ROLES_WITHIN = {
-    'data': {'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn'},
-    'dataset': {'dataset', 'datasets', 'pipeline'},
-    'transform': {'transforms'},
-    'optim_wrapper': {'optimizer'},
-    'visualizer': {'vis_backends'},
-    'model': {'init_cfg', 'override'},
-    'init': {'override'},
-    'metric': {'metrics'},
-}
-
-#: A component may leave out its ``type`` here.
-DEFAULT_TYPES = {
-    'optim_wrapper': 'OptimWrapper',
-    'log_processor': 'LogProcessor',
-    'visualizer': 'Visualizer',
-    'model_wrapper_cfg': 'MMDistributedDataParallel',
-    'val_cfg': 'ValLoop',
-    'test_cfg': 'TestLoop',
-}
-
-#: Components that are looked up by name elsewhere than in a registry: mmcv's ops, so that the check
-#: needs no compiled ops.
-OPS = {
-    'nms': 'iou_threshold offset score_threshold max_num class_agnostic split_thr',
-    'soft_nms': 'iou_threshold sigma min_score method offset class_agnostic split_thr max_num',
-    'RoIAlign': 'output_size spatial_scale sampling_ratio pool_mode aligned use_torchvision '
-    'end_offset',
-    'RoIPool': 'output_size spatial_scale',
-    'DCN': 'deform_groups offset_groups groups im2col_step fallback_on_stride stride padding '
-    'dilation bias',
-    'DCNv2': 'deform_groups offset_groups groups im2col_step fallback_on_stride stride padding '
-    'dilation bias',
-}
-
-#: Keys that are taken out, or added to another call, before the component of this parameter or role
-#: is built.
-TAKEN_BY_PARENT = {
-    'norm_cfg': 'requires_grad',
-    'conv_cfg': 'fallback_on_stride',
-    'dcn': 'fallback_on_stride',
-    'upsample_cfg': (
-        'scale_factor upsample_kernel mode up_kernel up_group encoder_kernel encoder_dilation '
-        'compressed_channels'
-    ),
-    'optim_wrapper': 'optimizer constructor paramwise_cfg',
-    'init_cfg': 'override',
-    'override': 'name override',
-    'train_cfg': 'by_epoch',
-    'role:hook': 'priority',
-    'role:scheduler': 'convert_to_iter_based',
-}
-
-_RESIZE = 'keep_ratio max_size clip_object_border backend interpolation rule exact_factor'
-#: Keys that a class hands to another one through ``**kwargs``.
-PASSED_ON = {
-    'EMAHook': 'momentum gamma interval device update_buffers',
-    'RandomResize': _RESIZE,
-    'RandomChoiceResize': _RESIZE,
-    'MMDistributedDataParallel': (
-        'device_ids output_device dim broadcast_buffers process_group bucket_cap_mb '
-        'find_unused_parameters check_reduction gradient_as_bucket_view static_graph'
-    ),
-}
-
-#: Keys that mmdetection's configs carry although nothing uses them, with the values that are let
-#: pass (and dropped); by component or by ``parent.name`` of a dictionary without type; '*': any.
-UNUSED: dict[str, dict[str, tuple]] = {
-    '*': {'file_client_args': (None, {'backend': 'disk'})},
-    'train_cfg.rpn': {'pos_weight': (-1,), 'debug': (False,)},
-    'train_cfg.rcnn': {'pos_weight': (-1,), 'debug': (False,)},
-    # left over from VOCMetric in mmdetection's faster-rcnn_r50_fpn_1x_voc0712-cocofmt.py
-    'CocoMetric': {'eval_mode': ('11points',)},
-}
-
-_OPEN = None
-_DATALOADER = 'dataset sampler batch_sampler num_batch_per_epoch disable_subprocess_warning'
-_RPN_PROPOSAL = (
-    'nms_pre nms_post max_per_img max_per_batch nms min_bbox_size nms_across_levels offset'
-)
-#: Keys of dictionaries without ``type``: the name they have in their parent -> keys.
-#: ``parent.name`` goes before ``name``. None: any key. A trailing ``~``: keys are free, except that
-#: near-misses of those listed are taken for typing errors.
-PLAIN: dict[str, str | None] = {
-    'train_dataloader': _DATALOADER,
-    'val_dataloader': _DATALOADER,
-    'test_dataloader': _DATALOADER,
-    'auto_scale_lr': 'enable base_batch_size schedule',
-    'env_cfg': 'cudnn_benchmark mp_cfg dist_cfg resource_limit channels_last',
-    'mp_cfg': 'mp_start_method opencv_num_threads',
-    'dist_cfg': 'backend timeout init_backend init_method port device_id',
-    'randomness': 'seed diff_rank_seed deterministic',
-    'custom_imports': 'imports allow_failed_imports',
-    'default_hooks': 'runtime_info timer sampler_seed logger param_scheduler checkpoint '
-    'visualization early_stopping num_class_check box_convention invalid_loss unreadable_images '
-    'progress ~',
-    'train_cfg': 'rpn rpn_proposal rcnn',
-    'test_cfg': 'rpn rcnn panoptic',
-    'train_cfg.rpn': 'assigner sampler allowed_border match_border samples_per_img',
-    'train_cfg.rpn_proposal': _RPN_PROPOSAL,
-    'train_cfg.rcnn': 'assigner sampler mask_size mask_target',
-    'test_cfg.rpn': _RPN_PROPOSAL,
-    'test_cfg.rcnn': (
-        'score_thr nms max_per_img keep_ties mask_thr_binary mask_paste nms_after_rescale '
-        'drop_empty offset'
-    ),
-    'test_cfg.panoptic': 'mask_overlap stuff_area_limit score_thr',
-    'tta_cfg': 'nms max_per_img',
-    'paramwise_cfg': (
-        'custom_keys lr_mult decay_mult bias_lr_mult bias_decay_mult norm_decay_mult '
-        'flat_decay_mult dwconv_decay_mult dcn_offset_lr_mult bypass_duplicate'
-    ),
-    'custom_keys': _OPEN,
-    'custom_keys.*': 'lr_mult decay_mult',
-    'clip_grad': 'type max_norm norm_type error_if_nonfinite foreach clip_value',
-    'loss_scale': 'init_scale growth_factor backoff_factor growth_interval enabled',
-    'filter_cfg': 'filter_empty_gt filter_crowd_only min_size bbox_min_size',
-    'data_prefix': 'img img_path seg seg_map_path sub_data_root ann ~',
-    'metainfo': (
-        'classes palette CLASSES PALETTE dataset_type task_name thing_classes stuff_classes ~'
-    ),
-    'backend_args': 'backend path_mapping ~',
-    'upsample_cfg': 'mode scale_factor align_corners',
-    'plugins': 'cfg stages position',
-}
 
 #: What ``PackDetInputs`` has to keep of a view for test-time augmentation to merge it.
 VIEW_META_KEYS = ('ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-
-#: Keys of mmdetection 2.x and other common mistakes -> what to write instead.
-HINTS = {
-    'data': 'mmdetection 2.x: use train_dataloader, val_dataloader and test_dataloader',
-    'samples_per_gpu': 'mmdetection 2.x: use train_dataloader.batch_size',
-    'workers_per_gpu': 'mmdetection 2.x: use train_dataloader.num_workers',
-    'lr_config': 'mmdetection 2.x: use param_scheduler',
-    'optimizer_config': 'mmdetection 2.x: use optim_wrapper (clip_grad goes there)',
-    'runner': 'mmdetection 2.x: use train_cfg=dict(by_epoch=True, max_epochs=...)',
-    'total_epochs': 'mmdetection 2.x: use train_cfg.max_epochs',
-    'checkpoint_config': 'mmdetection 2.x: use default_hooks.checkpoint',
-    'log_config': 'mmdetection 2.x: use default_hooks.logger and visualizer.vis_backends',
-    'evaluation': 'mmdetection 2.x: use val_evaluator (bbox, segm: CocoMetric; mAP: VOCMetric) and '
-    'train_cfg.val_interval',
-    'dist_params': 'mmdetection 2.x: use env_cfg.dist_cfg',
-    'workflow': 'mmdetection 2.x: remove it; train_cfg, val_cfg and test_cfg say what runs',
-    'resume_from': 'mmdetection 2.x: use resume=True and load_from',
-    'cudnn_benchmark': 'use env_cfg.cudnn_benchmark',
-    'fp16': "use optim_wrapper=dict(type='AmpOptimWrapper') or --amp",
-    'seed': 'use randomness=dict(seed=...)',
-    'train_dataset': 'use train_dataloader.dataset',
-    'val_dataset': 'use val_dataloader.dataset',
-    'test_dataset': 'use test_dataloader.dataset',
-    'optimizer': 'use optim_wrapper.optimizer',
-    'gpu_ids': 'remove it; the launcher and CUDA_VISIBLE_DEVICES choose devices',
-}
-
-
-# ----------------------------------------------------------------------------------------------
-# check
 
 
 def check_config(config: Config, overrides: dict[str, Any] | None = None) -> None:
@@ -334,7 +101,7 @@ class _Checker:
             if accepted is not None and path == ('tta_model',):
                 accepted -= {'module'}  # that is `model`
             if accepted is not None:
-                self.keys(node, path, role, name, accepted | self.extra(path, role, str(kind)))
+                self.keys(node, path, name, accepted | self.extra(path, role, str(kind)))
             if name == 'TestTimeAug':
                 for below, problem in view_problems(node):
                     where = (*path, *below)
@@ -349,9 +116,7 @@ class _Checker:
         words += TAKEN_BY_PARENT.get(f'role:{role}', '').split()
         return set(words)
 
-    def keys(
-        self, node: dict, path: tuple[str, ...], role: str, name: str, accepted: frozenset[str]
-    ) -> None:
+    def keys(self, node: dict, path: tuple[str, ...], name: str, accepted: frozenset[str]) -> None:
         unknown = []
         for key in list(node):
             if key not in accepted and not self.drop(node, key, name, path):
@@ -443,12 +208,10 @@ class _Checker:
                 listed = table[key]
                 break
         else:
-            listed = _OPEN
+            listed = OPEN
         if len(path) == 1 and name == 'train_cfg':  # by_epoch picks the loop
             loop = 'EpochBasedTrainLoop' if node.get('by_epoch', True) else 'IterBasedTrainLoop'
-            self.keys(
-                node, path, role, loop, _accepted(registry.LOOPS.get(loop)) | {'type', 'by_epoch'}
-            )
+            self.keys(node, path, loop, _accepted(registry.LOOPS.get(loop)) | {'type', 'by_epoch'})
             return
         if listed is not None:
             words = set(listed.split())
@@ -580,7 +343,7 @@ def _name(path: tuple[str, ...]) -> str:
 
 
 def _role_below(role: str, key: str) -> str:
-    return KEY_ROLES[key] if key in _KEY_ROLES_WITHIN.get(role, ()) else role
+    return KEY_ROLES[key] if key in KEY_ROLES_WITHIN.get(role, ()) else role
 
 
 def _nearest(key: str, known: Iterable[str], cutoff: float = 0.45) -> str:
