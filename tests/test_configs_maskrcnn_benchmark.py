@@ -17,7 +17,7 @@ from mmdet_r2.apis.tta import tta_pipeline
 from mmdet_r2.config import load_config
 from mmdet_r2.datasets.demo import CLASSES, generate
 from mmdet_r2.engine import check_box_convention
-from mmdet_r2.engine.runner import DEFAULT_HOOKS
+from mmdet_r2.engine.build import DEFAULT_HOOKS
 from mmdet_r2.engine.schedule import stretch_loop, stretch_schedulers
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import DATASETS, MODELS, SCOPE, init_scope

@@ -1,6 +1,7 @@
 """Running a config: the Runner, its training loops and the hooks that mmengine lacks."""
 
 from .amp import AmpOptimWrapper, default_amp_dtype
+from .build import build_runner
 from .checkpoint import CheckpointHook, latest_checkpoint
 from .hooks import (
     BoxConventionHook,
@@ -14,7 +15,8 @@ from .invalid_loss import InvalidLossError, InvalidLossHook
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop
 from .optimizer import GroupedOptimWrapperConstructor
 from .precise_bn import PreciseBNHook, bn_layers, recompute_statistics
-from .runner import Runner, build_runner, shut_down
+from .processes import shut_down
+from .runner import Runner
 
 __all__ = [
     'AmpOptimWrapper',

@@ -1,41 +1,32 @@
-"""mmengine's Runner with safe reading, atomic writing and exact resuming, and the set-up of a run
-from its config."""
+"""mmengine's Runner with safe reading, atomic writing and exact resuming."""
 
 import functools
-import itertools
-import logging
-import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import mmengine
 import torch
-from mmengine.config import Config
-from mmengine.dist import all_reduce, broadcast, is_distributed, is_main_process
+from mmengine.dist import all_reduce, is_distributed, is_main_process
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import BaseLoop, set_random_seed
 from mmengine.runner import Runner as _Runner
-from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .. import __version__
-from ..config import load_config
-from ..errors import CheckpointError, ConfigError, UserError
+from ..errors import CheckpointError, ConfigError
 from ..registry import LOOPS, RUNNERS
 from ..zoo import load_checkpoint as zoo_load_checkpoint
 from ..zoo import read_checkpoint
 from .checkpoint import latest_checkpoint, write_atomically
 from .data_order import build_train_dataloader
+from .processes import COLLECTIVE_TIMEOUT, errors_of_workers, from_first_rank, init_cpu_group
 from .schedule import stretch_checkpoints, stretch_loop, stretch_schedulers
 from .state import (
     RngState,
@@ -47,71 +38,10 @@ from .state import (
     unpack_rng_state,
 )
 
-#: Hooks of every run, by the name that ``default_hooks`` overrides (or switches off with None).
-DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
-    'num_class_check': {'type': 'NumClassCheckHook'},
-    'box_convention': {'type': 'BoxConventionHook'},
-    'invalid_loss': {'type': 'InvalidLossHook'},
-    'unreadable_images': {'type': 'UnreadableImagesHook'},
-    'progress': {'type': 'ProgressHook'},
-}
-
-#: Seconds after which a rank that waits for another gives up; long enough for one process to
-#: evaluate while others wait.
-COLLECTIVE_TIMEOUT = 900
-
-_number_of_runs = itertools.count()
-
-
-def build_runner(config: Config) -> 'Runner':
-    """A Runner for ``config``: checked, in our scope, with our hooks; nothing is trained or read
-    yet but the config.
-
-    Args:
-        config: as :func:`mmdet_r2.config.load_config` gives it, or any ``Config``; it is copied.
-            Without ``work_dir`` the work folder is ``work_dirs/<name of the config>``.
-
-    Raises:
-        ConfigError: see :func:`mmdet_r2.config.load_config`; or the model cannot be built.
-    """
-    config = load_config(config)
-    stem = Path(config.filename).stem if config.filename else 'run'
-    if not config.get('work_dir'):
-        config.work_dir = str(Path('work_dirs') / stem)
-    # Loggers and message hubs are found by name: two runs of one process must not share them.
-    number = next(_number_of_runs)
-    name = config.get('experiment_name') or stem
-    config.experiment_name = name if number == 0 else f'{name}-{number}'
-    if config.get('visualizer') is not None and number:
-        base = config.visualizer.get('name') or 'visualizer'
-        config.visualizer.name = f'{base}-{number}'
-    hooks = deepcopy(DEFAULT_HOOKS)
-    own = [h.get('type') for h in config.get('custom_hooks') or [] if isinstance(h, dict)]
-    hooks = {key: hook for key, hook in hooks.items() if hook['type'] not in own}
-    for key, hook in (config.get('default_hooks') or {}).items():
-        if hook is None and key in hooks:
-            del hooks[key]
-        else:
-            hooks[key] = hook
-    config.default_hooks = hooks
-    safe_loading()
-    return Runner.from_cfg(config)
-
-
-def safe_loading() -> None:
-    """Let every checkpoint that mmengine itself reads pass through our reader, which runs nothing
-    that a file carries."""
-
-    def load_safely(filename: str, map_location: Any = None) -> dict[str, Any]:
-        return read_checkpoint(filename, map_location or 'cpu')
-
-    for prefix in list(CheckpointLoader._schemes):
-        CheckpointLoader.register_scheme(prefix, load_safely, force=True)
-
 
 @RUNNERS.register_module()
 class Runner(_Runner):
-    """mmengine's Runner; build it with :func:`build_runner`.
+    """mmengine's Runner; build it with :func:`~mmdet_r2.engine.build_runner`.
 
     A checkpoint also holds the random states of every rank, the position in the data and gradients
     not yet applied, so that a resumed run is the run that was interrupted: bit for bit where the
@@ -128,7 +58,7 @@ class Runner(_Runner):
             dist_cfg['backend'] = 'gloo'
             if self.distributed and not is_distributed():
                 # mmengine's set-up selects a GPU first
-                _init_cpu_group(self.launcher, dist_cfg['timeout'])
+                init_cpu_group(self.launcher, dist_cfg['timeout'])
         super().setup_env({**env_cfg, 'dist_cfg': dist_cfg})
         self.channels_last = env_cfg.get('channels_last')
         self._replay: RngState | None = None
@@ -316,17 +246,17 @@ class Runner(_Runner):
         model."""
         if self._resume:
             self._find_checkpoint()
-        with _errors_of_workers():
+        with errors_of_workers():
             return super().train()
 
     def val(self) -> dict[str, Any]:
         """Metrics on the validation data."""
-        with _errors_of_workers():
+        with errors_of_workers():
             return super().val()
 
     def test(self) -> dict[str, Any]:
         """Metrics on the test data."""
-        with _errors_of_workers():
+        with errors_of_workers():
             return super().test()
 
     def _init_model_weights(self) -> None:
@@ -337,7 +267,7 @@ class Runner(_Runner):
         """Read the checkpoint to resume from before anything is built: the data order needs its
         seed."""
         if self._load_from is None:
-            path = _from_first_rank(latest_checkpoint, self.work_dir)
+            path = from_first_rank(latest_checkpoint, self.work_dir)
             if path is None:
                 self.logger.warning(
                     f'Nothing to resume in {self.work_dir}: training starts from the beginning.'
@@ -556,73 +486,6 @@ class Runner(_Runner):
             for gradient in gradients.values():
                 all_reduce(gradient, op='mean')
         return gradients
-
-
-def _init_cpu_group(launcher: str, timeout: float) -> None:
-    """A gloo process group from the variables that the launcher sets."""
-    names = {
-        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-        'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
-    }
-    if launcher in names:
-        for ours, theirs in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), names[launcher]):
-            if theirs in os.environ:
-                os.environ.setdefault(ours, os.environ[theirs])
-        os.environ.setdefault('MASTER_PORT', '29500')
-    missing = [
-        name
-        for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
-        if name not in os.environ
-    ]
-    if missing:
-        raise ConfigError(
-            f'--launcher {launcher}: {", ".join(missing)} not set in the environment; '
-            'start the run with tools/dist_train.sh (torchrun).'
-        )
-    os.environ.setdefault('LOCAL_RANK', '0')
-    torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=timeout))
-
-
-@contextmanager
-def _errors_of_workers() -> Iterator[None]:
-    """Give a user's error the one line back that it had before it crossed from a worker process."""
-    try:
-        yield
-    except UserError as error:
-        text = str(error).strip()
-        if 'Original Traceback' not in text:
-            raise
-        raise type(error)(text.splitlines()[-1].partition(': ')[2]) from error
-
-
-def shut_down() -> None:
-    """Leave the process group, if there is one, as the last thing a tool does, in its ``finally``.
-
-    After a run on CPUs that went well the process ends here: gloo's threads can outlive the group,
-    and the interpreter's own tear-down then aborts although everything is written.
-    """
-    if not is_distributed():
-        return
-    on_cpu = torch.distributed.get_backend() == 'gloo'
-    torch.distributed.destroy_process_group()
-    if on_cpu and sys.exc_info()[0] is None:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-
-
-def _from_first_rank(find: Any, *args: Any) -> str | None:
-    """What ``find`` returns on rank 0, on every rank."""
-    if not is_distributed():
-        return find(*args)
-    text = (find(*args) or '') if is_main_process() else ''
-    size = 4096
-    data = torch.zeros(size, dtype=torch.uint8)
-    encoded = text.encode()[:size]
-    data[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
-    broadcast(data)
-    return bytes(data.tolist()).rstrip(b'\0').decode() or None
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -1,0 +1,70 @@
+"""A run set up from its config."""
+
+import itertools
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from ..config import load_config
+from ..zoo import read_checkpoint
+from .runner import Runner
+
+#: Hooks of every run, by the name that ``default_hooks`` overrides (or switches off with None).
+DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
+    'num_class_check': {'type': 'NumClassCheckHook'},
+    'box_convention': {'type': 'BoxConventionHook'},
+    'invalid_loss': {'type': 'InvalidLossHook'},
+    'unreadable_images': {'type': 'UnreadableImagesHook'},
+    'progress': {'type': 'ProgressHook'},
+}
+
+_number_of_runs = itertools.count()
+
+
+def build_runner(config: Config) -> Runner:
+    """A Runner for ``config``: checked, in our scope, with our hooks; nothing is trained or read
+    yet but the config.
+
+    Args:
+        config: as :func:`mmdet_r2.config.load_config` gives it, or any ``Config``; it is copied.
+            Without ``work_dir`` the work folder is ``work_dirs/<name of the config>``.
+
+    Raises:
+        ConfigError: see :func:`mmdet_r2.config.load_config`; or the model cannot be built.
+    """
+    config = load_config(config)
+    stem = Path(config.filename).stem if config.filename else 'run'
+    if not config.get('work_dir'):
+        config.work_dir = str(Path('work_dirs') / stem)
+    # Loggers and message hubs are found by name: two runs of one process must not share them.
+    number = next(_number_of_runs)
+    name = config.get('experiment_name') or stem
+    config.experiment_name = name if number == 0 else f'{name}-{number}'
+    if config.get('visualizer') is not None and number:
+        base = config.visualizer.get('name') or 'visualizer'
+        config.visualizer.name = f'{base}-{number}'
+    hooks = deepcopy(DEFAULT_HOOKS)
+    own = [h.get('type') for h in config.get('custom_hooks') or [] if isinstance(h, dict)]
+    hooks = {key: hook for key, hook in hooks.items() if hook['type'] not in own}
+    for key, hook in (config.get('default_hooks') or {}).items():
+        if hook is None and key in hooks:
+            del hooks[key]
+        else:
+            hooks[key] = hook
+    config.default_hooks = hooks
+    safe_loading()
+    return Runner.from_cfg(config)
+
+
+def safe_loading() -> None:
+    """Let every checkpoint that mmengine itself reads pass through our reader, which runs nothing
+    that a file carries."""
+
+    def load_safely(filename: str, map_location: Any = None) -> dict[str, Any]:
+        return read_checkpoint(filename, map_location or 'cpu')
+
+    for prefix in list(CheckpointLoader._schemes):
+        CheckpointLoader.register_scheme(prefix, load_safely, force=True)

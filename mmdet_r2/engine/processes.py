@@ -1,0 +1,85 @@
+"""The processes of a run: joined, kept in step, left."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from mmengine.dist import broadcast, is_distributed, is_main_process
+
+from ..errors import ConfigError, UserError
+
+#: Seconds after which a rank that waits for another gives up; long enough for one process to
+#: evaluate while others wait.
+COLLECTIVE_TIMEOUT = 900
+
+
+def init_cpu_group(launcher: str, timeout: float) -> None:
+    """A gloo process group from the variables that the launcher sets."""
+    names = {
+        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+        'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    }
+    if launcher in names:
+        for ours, theirs in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), names[launcher]):
+            if theirs in os.environ:
+                os.environ.setdefault(ours, os.environ[theirs])
+        os.environ.setdefault('MASTER_PORT', '29500')
+    missing = [
+        name
+        for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
+        if name not in os.environ
+    ]
+    if missing:
+        raise ConfigError(
+            f'--launcher {launcher}: {", ".join(missing)} not set in the environment; '
+            'start the run with tools/dist_train.sh (torchrun).'
+        )
+    os.environ.setdefault('LOCAL_RANK', '0')
+    torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=timeout))
+
+
+def from_first_rank(find: Any, *args: Any) -> str | None:
+    """What ``find`` returns on rank 0, on every rank."""
+    if not is_distributed():
+        return find(*args)
+    text = (find(*args) or '') if is_main_process() else ''
+    size = 4096
+    data = torch.zeros(size, dtype=torch.uint8)
+    encoded = text.encode()[:size]
+    data[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
+    broadcast(data)
+    return bytes(data.tolist()).rstrip(b'\0').decode() or None
+
+
+@contextmanager
+def errors_of_workers() -> Iterator[None]:
+    """Give a user's error the one line back that it had before it crossed from a worker process."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error).strip()
+        if 'Original Traceback' not in text:
+            raise
+        raise type(error)(text.splitlines()[-1].partition(': ')[2]) from error
+
+
+def shut_down() -> None:
+    """Leave the process group, if there is one, as the last thing a tool does, in its ``finally``.
+
+    After a run on CPUs that went well the process ends here: gloo's threads can outlive the group,
+    and the interpreter's own tear-down then aborts although everything is written.
+    """
+    if not is_distributed():
+        return
+    on_cpu = torch.distributed.get_backend() == 'gloo'
+    torch.distributed.destroy_process_group()
+    if on_cpu and sys.exc_info()[0] is None:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
