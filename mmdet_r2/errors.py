@@ -4,8 +4,9 @@ Every message is one line that names what was found, what was expected and the f
 change.
 """
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
@@ -24,6 +25,13 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read, or does not belong to the model; the message names the
     file.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' (did you mean ...?)' with the most similar of ``known``, '' if none is similar."""
+    folded = {other.strip().lower(): other for other in known}
+    match = difflib.get_close_matches(name.strip().lower(), folded, n=1)
+    return f' (did you mean {folded[match[0]]!r}?)' if match else ''
 
 
 def run_cli(main: Callable[[], object]) -> None:

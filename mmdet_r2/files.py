@@ -1,5 +1,5 @@
-"""Files that are written whole or not at all: under its name is at every moment the old content or
-all of the new one.
+"""Files, read with a plain error and written whole or not at all: under its name is at every moment
+the old content or all of the new one.
 
 Checkpoints must outlast a power cut, too: :func:`mmdet_r2.engine.checkpoint.write_atomically`.
 """
@@ -14,6 +14,37 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
+
+
+def read_json(
+    path: str | os.PathLike[str], kind: str = 'file', backend_args: dict | None = None
+) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        kind: of file, for messages.
+        backend_args: how mmengine reads it.
+
+    Raises:
+        DataError: missing, or not JSON; names the file, and the line.
+    """
+    path = os.fspath(path)
+    try:
+        if backend_args is None and '://' not in path:
+            data = Path(path).read_bytes()
+        else:
+            from mmengine import fileio
+
+            data = fileio.get(path, backend_args=backend_args)
+        return json.loads(data)
+    except OSError as error:
+        raise DataError(f'cannot read {kind} {path}: {error.strerror or error}') from None
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f'{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})'
+        ) from None
+    except UnicodeDecodeError:
+        raise DataError(f'{path}: not a text file in UTF-8') from None
 
 
 @contextlib.contextmanager

@@ -435,7 +435,9 @@ def test_results_of_other_annotations(run: Run, tmp_path):
     arguments = [script, other, tmp_path / 'out', '--ann', ann]
     assert 'no segmentation' in tool(*arguments, '--types', 'segm', code=2)
     assert '--areas' in tool(*arguments, '--areas', 9, 4, 1, code=2)
-    assert 'no such' in tool(script, tmp_path / 'none.json', tmp_path / 'out', '--ann', ann, code=2)
+    assert 'No such file' in tool(
+        script, tmp_path / 'none.json', tmp_path / 'out', '--ann', ann, code=2
+    )
 
 
 def test_nothing_found_at_all(run: Run, tmp_path):

@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.evaluation import CocoMetric, DumpDetResults, load_results
-from mmdet_r2.evaluation.coco import TWELVE
+from mmdet_r2.evaluation.coco_numbers import TWELVE
 from mmdet_r2.evaluation.image_result import pack, unpack
 
 KEYS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')

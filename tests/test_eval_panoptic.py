@@ -634,7 +634,7 @@ def test_bad_predictions(tmp_path):
         metric.process({}, [dict(img_id=5)])
     with pytest.raises(ConfigError, match='format_only needs outfile_prefix'):
         CocoPanopticMetric(format_only=True)
-    with pytest.raises(DataError, match='no such panoptic annotation file'):
+    with pytest.raises(DataError, match='cannot read panoptic annotation file'):
         CocoPanopticMetric(str(tmp_path / 'none.json'))
     with pytest.raises(DataError, match='absent: no such folder'):
         CocoPanopticMetric(str(ann_file), seg_prefix=str(tmp_path / 'absent'))

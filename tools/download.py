@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmdet_r2.errors import CheckpointError, run_cli
+from mmdet_r2.errors import CheckpointError, DataError, run_cli
 from mmdet_r2.zoo import download_model, published
 from mmdet_r2.zoo.catalogue import listing
 
@@ -56,7 +56,7 @@ def main() -> None:
     for name in args.names:
         try:
             print(download_model(name, args.dest, unverified=args.unverified), flush=True)
-        except CheckpointError as error:
+        except (CheckpointError, DataError) as error:
             failed.append(str(error))
     if failed:
         raise CheckpointError(' '.join(failed))

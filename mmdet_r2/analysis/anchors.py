@@ -14,8 +14,8 @@ from mmengine.config import Config
 from ..apis.tta import datasets_of, kind_of
 from ..config import load_config
 from ..errors import ConfigError, DataError
+from ..progress import progress
 from ..registry import DATASETS, TASK_UTILS, init_scope
-from .progress import track
 
 MAX_SHAPES = 20000
 """Boxes that the search looks at; a sample of more is drawn."""
@@ -113,7 +113,7 @@ def box_shapes(
         rules = [_into(input_shape[::-1])]
     dataset = DATASETS.build(settings)
     shapes = []
-    for i in track(range(len(dataset)), 'reading boxes'):
+    for i in progress(range(len(dataset)), 'reading boxes'):
         info = dataset.get_data_info(i)
         boxes = [b['bbox'] for b in info['instances'] if not b.get('ignore_flag', 0)]
         if not boxes:
@@ -290,7 +290,7 @@ def fit_by_evolution(
         return float(_best_iou(shapes, decode(candidate).shapes()).mean())
 
     scores = np.array([fitness(candidate) for candidate in population])
-    for _ in track(range(iters), 'evolving'):
+    for _ in progress(range(iters), 'evolving'):
         weight = rng.uniform(0.5, 1.0)
         for i in range(size):
             a, b, c = population[rng.choice(size, 3, replace=False)]

@@ -11,7 +11,6 @@ The curves, each above the one before:
 - FN: missed objects forgiven: 1 everywhere.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -25,8 +24,9 @@ from pycocotools import mask as coco_mask
 from ..errors import DataError
 from ..evaluation.coco_format import ground_truth, read_annotations
 from ..evaluation.matching import Comparison, Objects, compare, judge, precision_curve
+from ..files import read_json
+from ..progress import progress
 from .inputs import to_rle
-from .progress import track
 
 KINDS = ('C75', 'C50', 'Loc', 'Sim', 'Oth', 'BG', 'FN')
 AREAS = ('all', 'small', 'medium', 'large')
@@ -158,7 +158,7 @@ def read_results(
     ids = sorted(images, key=lambda i: (isinstance(i, str), i))
     comparison = compare(
         (objects(truth[i], images[i], False) for i in ids),
-        (objects(found[i], images[i], True) for i in track(ids, 'comparing')),
+        (objects(found[i], images[i], True) for i in progress(ids, 'comparing')),
         len(categories),
         iou_type,
     )
@@ -166,13 +166,7 @@ def read_results(
 
 
 def _read_records(path: str | os.PathLike[str]) -> list[dict]:
-    try:
-        with open(path, encoding='utf-8') as file:
-            records = json.load(file)
-    except FileNotFoundError:
-        raise DataError(f'{path}: no such results file.') from None
-    except (OSError, ValueError) as error:
-        raise DataError(f'{path}: not a readable JSON file: {error}') from None
+    records = read_json(path, 'results file')
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise DataError(
             f'{path}: not a COCO results file, which is a list of records, such as '
@@ -202,7 +196,7 @@ def error_curves(
     precision = np.full((len(KINDS), len(RECALLS), count, len(AREAS)), np.nan)
     objects = np.zeros((count, len(AREAS)), np.int64)
     work = [(i, a) for i in range(len(settings)) for a in range(len(AREAS))]
-    for i, a in track(work, 'curves'):
+    for i, a in progress(work, 'curves'):
         iou_thr, excuses = settings[i]
         result = judge(data, iou_thr, area=ranges[a], excuses=excuses)
         objects[:, a] = np.bincount(data.gt_label[result.counted], minlength=count)

@@ -14,12 +14,13 @@ from ..datasets.transforms import LoadImageFromFile, LoadPanopticAnnotations, Pa
 from ..errors import ConfigError
 from ..evaluation.matching import IGNORED, RIGHT, Comparison, interpolate, judge
 from ..evaluation.panoptic_quality import quality
+from ..files import write_text
+from ..progress import progress
 from ..registry import METRICS
 from ..structures import DetDataSample
 from ..visualization import DetLocalVisualizer
-from .files import make_folder, write_text
+from .files import make_folder
 from .inputs import Tested, detections_of, truth_of
-from .progress import track
 
 IOU_THRS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -64,7 +65,7 @@ def panoptic_scores(tested: Tested) -> np.ndarray:
     metric = METRICS.build(chosen[0])
     metric.dataset_meta = tested.metainfo
     scores = []
-    for info, result in track(zip(tested.infos, tested.results), 'comparing', len(tested)):
+    for info, result in progress(zip(tested.infos, tested.results), 'comparing', len(tested)):
         metric.process(None, [{'img_id': info['img_id'], **result}])
         found = quality([metric.results[-1].counts], metric._isthing())
         # nothing there, nothing found
@@ -110,7 +111,7 @@ def write_gallery(
     chosen = [('worst', place, int(i)) for place, i in enumerate(worst, start=1)]
     chosen += [('best', place, int(i)) for place, i in enumerate(best, start=1)]
     files = []
-    for kind, place, i in track(chosen, 'drawing'):
+    for kind, place, i in progress(chosen, 'drawing'):
         info = tested.infos[i]
         name = f'{place:03d}_{scores[i]:.3f}_{Path(info["img_path"]).name}'
         loaded: Any = LoadImageFromFile()(dict(info))
@@ -130,7 +131,7 @@ def write_gallery(
         found = len(tested.results[i].get('pred_instances', {}).get('labels', ()))
         real = sum(not x.get('ignore_flag', 0) for x in info.get('instances', ()))
         table.writerow([info['img_id'], info['img_path'], f'{scores[i]:.6f}', real, found])
-    write_text(text.getvalue(), folder / 'scores.csv')
+    write_text(folder / 'scores.csv', text.getvalue())
     return files
 
 

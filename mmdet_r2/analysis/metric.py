@@ -10,9 +10,9 @@ from mmengine.structures import InstanceData
 
 from ..apis.test import test_config
 from ..errors import ConfigError
+from ..progress import progress
 from ..registry import METRICS
 from .inputs import Tested, read_tested
-from .progress import track
 
 
 def evaluate_results(
@@ -62,7 +62,7 @@ def evaluate_results(
     for evaluator in evaluators:
         evaluator.dataset_meta = tested.metainfo
     samples = (_sample(tested, number) for number in range(len(tested)))
-    for sample in track(samples, 'reading', total=len(tested)):
+    for sample in progress(samples, 'reading', total=len(tested)):
         for evaluator in evaluators:
             evaluator.process(None, [sample])
     for evaluator in evaluators:

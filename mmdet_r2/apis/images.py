@@ -16,12 +16,12 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
+from ..datasets.image_files import SUFFIXES
 from ..datasets.transforms import LoadImageFromFile
 from ..errors import ConfigError, DataError
 
 Image = str | os.PathLike[str] | bytes | np.ndarray | Tensor | PIL.Image.Image
 
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 LIMIT_VARIABLE = 'MMDET_R2_MAX_PIXELS'
 #: A file of some kB can claim any size; decoding takes three bytes for each pixel.
 MAX_PIXELS = 200_000_000

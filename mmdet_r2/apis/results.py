@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from mmengine.fileio import get_text
 from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 
@@ -20,7 +19,7 @@ from ..datasets.metainfo import COCO_METAINFO, COCO_PANOPTIC_METAINFO
 from ..errors import DataError
 from ..evaluation.coco_format import bbox_records
 from ..evaluation.image_result import ImageResult, as_array, finite_detections
-from ..files import writing
+from ..files import read_json, writing
 from ..structures import DetDataSample
 from ..structures.masks import encode_rle
 from ..structures.panoptic import INSTANCE_OFFSET, ids_to_rgb
@@ -276,13 +275,11 @@ class _AnnotationFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        data = read_json(self.path, 'annotation file')
         try:
-            data = json.loads(get_text(self.path))
             self._categories = {c['name']: c['id'] for c in data['categories']}
             images = [(str(image['file_name']), image['id']) for image in data['images']]
-        except FileNotFoundError:
-            raise DataError(f'{self.path}: no such annotation file.') from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (TypeError, KeyError) as error:
             raise DataError(
                 f'{self.path}: cannot be read as a COCO annotation file ({error}).'
             ) from None

@@ -1,7 +1,6 @@
 """Images with instances in COCO's JSON format (https://cocodataset.org/#format-data)."""
 
 import contextlib
-import difflib
 import gc
 import json
 import logging
@@ -21,7 +20,7 @@ from torch.utils.data import get_worker_info
 from mmdet_r2.datasets.metainfo import COCO_METAINFO, palette_for
 from mmdet_r2.datasets.transforms import LoadAnnotations, LoadImageFromFile, UnreadableImageError
 from mmdet_r2.datasets.transforms.loading import usable_mask
-from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.errors import ConfigError, DataError, did_you_mean
 from mmdet_r2.registry import DATASETS, SCOPE
 
 # What makes an annotation unusable, in the words of the report.
@@ -222,7 +221,8 @@ class CocoDataset(BaseDataset):
                 f'metainfo.classes: {listing(classes)}; categories: {listing(ids)}'
             )
         if missing and not self.allow_missing_classes:
-            hints = [f'{name!r}{_nearest(name, ids, classes)}' for name in missing[:10]]
+            unused = [name for name in ids if name not in classes]
+            hints = [f'{name!r}{did_you_mean(name, unused)}' for name in missing[:10]]
             more = f' and {len(missing) - 10} more' if len(missing) > 10 else ''
             raise DataError(
                 f'{self._called} has no category for {len(missing)} of the {len(classes)} names '
@@ -546,13 +546,6 @@ def listing(names: Sequence[str] | Mapping[str, int], most: int = 12) -> str:
     names = list(names)
     text = ', '.join(map(repr, names[:most]))
     return text + (f' and {len(names) - most} more' if len(names) > most else '')
-
-
-def _nearest(name: str, found: Mapping[str, int], classes: Sequence[str]) -> str:
-    """' (did you mean ...?)' with the most similar category that is not a class itself."""
-    unused = {n.lower(): n for n in found if n not in classes}
-    match = difflib.get_close_matches(name.lower(), unused, n=1)
-    return f' (did you mean {unused[match[0]]!r}?)' if match else ''
 
 
 def _checked_classes(classes: object) -> tuple[str, ...]:

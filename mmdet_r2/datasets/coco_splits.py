@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdet_r2.datasets.convert.common import read_json
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import write_json, write_text
+from mmdet_r2.files import read_json, write_json, write_text
 
 #: Both annotation files, finished.
 FINISHED_FILES = 'https://dl.fbaipublicfiles.com/detectron/coco/coco_annotations_minival.tgz'

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as coco_mask
 
-from mmdet_r2.datasets.image_files import nearest
 from mmdet_r2.datasets.transforms.loading import usable_mask
-from mmdet_r2.errors import DataError
+from mmdet_r2.errors import DataError, did_you_mean
 from mmdet_r2.structures.masks import encode_rle, polygons_to_rle
 
 
@@ -162,7 +161,8 @@ def _boxes(
 def _label(label: Any, i: int, classes: Sequence[str], index: dict[str, int]) -> int:
     if isinstance(label, str):
         if label not in index:
-            raise _Wrong(f'label {i} is {label!r}, which is not a class{nearest(label, classes)}')
+            hint = did_you_mean(label, classes)
+            raise _Wrong(f'label {i} is {label!r}, which is not a class{hint}')
         return index[label]
     try:
         number = int(label)

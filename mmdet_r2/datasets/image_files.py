@@ -1,16 +1,14 @@
 """Image files from outside: their size without decoding them, and where they are."""
 
-import difflib
 import os
-from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from PIL import Image
 
-from mmdet_r2.errors import DataError
+from mmdet_r2.errors import DataError, did_you_mean
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange width and height
 
@@ -132,8 +130,7 @@ class ImageFolder:
                     f'{source}: image {name!r} could be {found[0]} or {found[1]} below '
                     f'{self.folder}: give the folder that it lies in'
                 )
-        near = difflib.get_close_matches(base, self._by_name, n=1)
-        hint = f'; did you mean {near[0]!r}?' if near else ''
+        hint = did_you_mean(base, self._by_name)
         kind = 'an absolute path that does not exist here, and no' if absolute else 'no'
         raise DataError(
             f'{source}: image {name!r} is not there ({kind} image of that name is among the '
@@ -157,10 +154,3 @@ class ImageFolder:
             base = name.rsplit('/', 1)[-1]
             self._by_name.setdefault(base, []).append(name)
             self._by_stem.setdefault(os.path.splitext(base)[0], []).append(name)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """' (did you mean ...?)' with the most similar of ``names``, '' if none is similar."""
-    folded = {other.strip().lower(): other for other in names}
-    match = difflib.get_close_matches(name.strip().lower(), folded, n=1)
-    return f' (did you mean {folded[match[0]]!r}?)' if match else ''

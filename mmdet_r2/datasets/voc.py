@@ -210,14 +210,14 @@ class XMLDataset(CocoDataset):
         except UnicodeDecodeError:
             raise DataError(f'ann_file {path} is not a text file') from None
         except OSError as error:
-            hint = self._data_root_hint('ann_file', ann_file, path)
+            hint = self._data_root_hint('ann_file', ann_file)
             raise DataError(
                 f'cannot read {path} (data_root + ann_file, seen from {os.getcwd()}): '
                 f'{error.strerror or error}{hint}'
             ) from None
         return parse_split(text, path)
 
-    def _data_root_hint(self, key: str, written: str, path: str) -> str:
+    def _data_root_hint(self, key: str, written: str) -> str:
         """What may be wrong with a path that does not exist."""
         root = self.data_root or ''
         if root and not os.path.isabs(written) and os.path.exists(written):
@@ -237,7 +237,7 @@ class XMLDataset(CocoDataset):
         folder = self.data_prefix['ann']
         if self._is_local(folder) and not os.path.isdir(folder):
             above = os.path.dirname(os.path.dirname(os.path.dirname(self.ann_file)))
-            hint = self._data_root_hint('data_prefix.sub_data_root', self._written[1], folder)
+            hint = self._data_root_hint('data_prefix.sub_data_root', self._written[1])
             if not hint and os.path.isdir(os.path.join(above, self.ann_subdir)):
                 inside = os.path.relpath(above, self.data_root or '.')
                 hint = f"; did you mean data_prefix=dict(sub_data_root='{inside}/')?"

@@ -8,16 +8,13 @@ files.
 
 import contextlib
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from mmengine.logging import print_log
 from pycocotools.cocoeval import COCOeval
-from terminaltables import AsciiTable
 
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import METRICS
@@ -30,6 +27,7 @@ from .coco_format import (
     read_annotations,
     write_results,
 )
+from .coco_numbers import AP_ITEMS, COCO_MAX_DETS, TWELVE, class_table, mean_of, number_of
 from .collect import PerImageMetric
 from .image_result import ImageResult, as_array, check_labels, finite_detections, pack, unpack
 from .matching import compare_evaluated
@@ -37,64 +35,6 @@ from .mistakes import summary, worst_table
 from .recall import greedy_iou, top_boxes
 
 METRIC_NAMES = ('bbox', 'segm', 'proposal', 'proposal_fast')
-AP_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-AREAS = {'': 'all', '_s': 'small', '_m': 'medium', '_l': 'large'}
-COCO_MAX_DETS = (1, 10, 100)
-
-
-@dataclass
-class _Number:
-    """One number of COCO's table: average precision or recall at which IoU, object size and
-    detections per image.
-    """
-
-    kind: str  # 'AP' or 'AR'
-    area: str = 'all'
-    max_dets: int = 100
-    iou: float | None = None
-
-    def of(self, evaluation: COCOeval) -> float:
-        """The mean over all that this number does not fix; -1 where no such object is annotated (as
-        pycocotools says it).
-        """
-        params = evaluation.params
-        area = [i for i, name in enumerate(params.areaRngLbl) if name == self.area]
-        count = [i for i, number in enumerate(params.maxDets) if number == self.max_dets]
-        # precision (T, R, K, A, M), recall (T, K, A, M): IoU, recall point, class, area range,
-        # detections
-        values = evaluation.eval['precision' if self.kind == 'AP' else 'recall']
-        if self.iou is not None:
-            values = values[np.where(self.iou == params.iouThrs)[0]]
-        return _mean(values[..., area, count])
-
-    def line(self, evaluation: COCOeval, value: float) -> str:
-        thresholds = evaluation.params.iouThrs
-        iou = (
-            f'{thresholds[0]:0.2f}:{thresholds[-1]:0.2f}'
-            if self.iou is None
-            else f'{self.iou:0.2f}'
-        )
-        title = 'Average Precision' if self.kind == 'AP' else 'Average Recall'
-        return (
-            f' {title:<18} ({self.kind}) @[ IoU={iou:<9} | area={self.area:>6s} | '
-            f'maxDets={self.max_dets:>3d} ] = {value:0.3f}'
-        )
-
-
-TWELVE = {
-    'AP': _Number('AP'),
-    'AP50': _Number('AP', iou=0.5),
-    'AP75': _Number('AP', iou=0.75),
-    'APs': _Number('AP', 'small'),
-    'APm': _Number('AP', 'medium'),
-    'APl': _Number('AP', 'large'),
-    'AR1': _Number('AR', max_dets=1),
-    'AR10': _Number('AR', max_dets=10),
-    'AR100': _Number('AR'),
-    'ARs': _Number('AR', 'small'),
-    'ARm': _Number('AR', 'medium'),
-    'ARl': _Number('AR', 'large'),
-}
 
 
 @METRICS.register_module()
@@ -144,6 +84,8 @@ class CocoMetric(PerImageMetric):
     """
 
     default_prefix = 'coco'
+    pack = staticmethod(pack)
+    unpack = staticmethod(unpack)
 
     def __init__(
         self,
@@ -186,7 +128,7 @@ class CocoMetric(PerImageMetric):
         )
         self.metric_items = None if metric_items is None else list(metric_items)
         for item in self.metric_items or ():
-            _number(item)
+            number_of(item)
         self.format_only = format_only
         self.outfile_prefix = outfile_prefix
         self.ann_file = ann_file
@@ -277,16 +219,6 @@ class CocoMetric(PerImageMetric):
                 )
         return result
 
-    @staticmethod
-    def pack(results: list[ImageResult]) -> Any:
-        """Results as :func:`gather_results` takes them."""
-        return pack(results)
-
-    @staticmethod
-    def unpack(packed: Any) -> list[ImageResult]:
-        """The inverse of :meth:`pack`."""
-        return unpack(packed)
-
     def compute_metrics(self, results: list[ImageResult]) -> dict[str, float]:
         """Evaluate (or only write) the detections of images in any order; of images met twice the
         first counts.
@@ -317,14 +249,6 @@ class CocoMetric(PerImageMetric):
             else:
                 values |= self._evaluate(metric, images, annotations, category_ids)
         return values
-
-    def _classes(self) -> Sequence[str]:
-        classes = (self._dataset_meta or {}).get('classes')
-        if not classes:
-            raise ConfigError(
-                'CocoMetric.dataset_meta has no classes: the data set must name them (metainfo)'
-            )
-        return (classes,) if isinstance(classes, str) else classes
 
     def _category_ids(self, annotations: dict) -> list[int | None]:
         """Category id of every label, looked up by name; None for a class that the annotations do
@@ -370,14 +294,14 @@ class CocoMetric(PerImageMetric):
     ) -> dict[str, float]:
         """Numbers of bbox, segm or proposal; prints the table."""
         items = self.metric_items or list(AP_ITEMS)
-        max_dets = {*COCO_MAX_DETS, *(_number(item).max_dets for item in items)}
+        max_dets = {*COCO_MAX_DETS, *(number_of(item).max_dets for item in items)}
         if metric == 'proposal':
             last = self.proposal_nums[-1]
             items = self.metric_items or [
                 *(f'AR@{n}' for n in self.proposal_nums),
                 *(f'AR_{size}@{last}' for size in 'sml'),
             ]
-            max_dets = {*self.proposal_nums, *(_number(item).max_dets for item in items)}
+            max_dets = {*self.proposal_nums, *(number_of(item).max_dets for item in items)}
             # proposals have no class, whatever label they carry
             known = next(category for category in category_ids if category is not None)
             category_ids = [known if c is None else c for c in category_ids]
@@ -394,7 +318,7 @@ class CocoMetric(PerImageMetric):
             evaluation.evaluate()
             evaluation.accumulate()
         if metric == 'proposal':
-            numbers = [_number(item) for item in items]
+            numbers = [number_of(item) for item in items]
             print_log(
                 '\n' + '\n'.join(n.line(evaluation, n.of(evaluation)) for n in numbers), 'current'
             )
@@ -402,7 +326,7 @@ class CocoMetric(PerImageMetric):
         twelve = {name: number.of(evaluation) for name, number in TWELVE.items()}
         lines = [TWELVE[name].line(evaluation, value) for name, value in twelve.items()]
         print_log('\n' + '\n'.join(lines), 'current')
-        values = {f'{metric}_{item}': _number(item).of(evaluation) for item in items}
+        values = {f'{metric}_{item}': number_of(item).of(evaluation) for item in items}
         per_class = self._per_class(evaluation, category_ids)
         names = {i: name for i, name in enumerate(self._classes()) if name in per_class}
         more, rows = summary(compare_evaluated(evaluation, category_ids), names)
@@ -415,7 +339,7 @@ class CocoMetric(PerImageMetric):
         }
         print_log('\n' + worst_table(per_class), 'current')
         if self.classwise:
-            print_log('\n' + _class_table(per_class), 'current')
+            print_log('\n' + class_table(per_class), 'current')
             stem = f'{metric}_' if len(self.metrics) > 1 else ''
             for name, row in per_class.items():
                 if row['AP'] is not None:
@@ -450,10 +374,10 @@ class CocoMetric(PerImageMetric):
                 for key in ('AP', 'AP50', 'AP75'):
                     iou = TWELVE[key].iou
                     rows_of = slice(None) if iou is None else np.where(iou == params.iouThrs)[0]
-                    row[key] = _mean(precision[rows_of][:, :, k, 0, last])
+                    row[key] = mean_of(precision[rows_of][:, :, k, 0, last])
                 for a, key in enumerate(('APs', 'APm', 'APl'), start=1):
-                    row[key] = _mean(precision[:, :, k, a, last])
-                row['AR100'] = _mean(recall[:, k, 0, last])
+                    row[key] = mean_of(precision[:, :, k, a, last])
+                row['AR100'] = mean_of(recall[:, k, 0, last])
             row = {key: None if value == -1 else value for key, value in row.items()}
             rows[name] = row | {'num_gt': counts.get(category, 0)}
         return rows
@@ -484,27 +408,6 @@ class CocoMetric(PerImageMetric):
         return values
 
 
-def _number(item: str) -> _Number:
-    """What a metric item such as mAP_50 or AR_s@1000 means."""
-    if match := re.fullmatch(r'AR(_[sml])?@(\d+)', item):
-        return _Number('AR', AREAS[match[1] or ''], int(match[2]))
-    if item not in AP_ITEMS:
-        raise ConfigError(
-            f'CocoMetric.metric_items has {item!r}; known are {", ".join(AP_ITEMS)}, AR@N, '
-            'AR_s@N, AR_m@N, AR_l@N'
-        )
-    suffix = item.removeprefix('mAP')
-    if suffix in ('_50', '_75'):
-        return _Number('AP', iou=int(suffix[1:]) / 100)
-    return _Number('AP', AREAS[suffix])
-
-
-def _mean(values: np.ndarray) -> float:
-    """Mean of the entries that exist (pycocotools marks others with -1); -1 if there is none."""
-    values = values[values > -1]
-    return float(np.mean(values)) if values.size else -1.0
-
-
 def _check_images(images: Sequence[ImageResult], annotations: dict, path: str | None) -> None:
     known = {image['id'] for image in annotations['images']}
     foreign = [image.img_id for image in images if image.img_id not in known]
@@ -518,15 +421,6 @@ def _check_images(images: Sequence[ImageResult], annotations: dict, path: str | 
         print_log(
             f'evaluating {len(images)} of the {len(known)} images in {path}', 'current', level=30
         )
-
-
-def _class_table(per_class: dict[str, dict]) -> str:
-    keys = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
-    rows = [['category', *AP_ITEMS, 'objects']]
-    for name, row in per_class.items():
-        cells = ['-' if row[key] is None else f'{row[key]:.3f}' for key in keys]
-        rows.append([name, *cells, str(row['num_gt'])])
-    return AsciiTable(rows).table
 
 
 def _some(names: Iterable[str], limit: int = 10) -> str:

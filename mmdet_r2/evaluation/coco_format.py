@@ -2,18 +2,16 @@
 
 import contextlib
 import io
-import json
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.fileio import get_text
 from mmengine.logging import print_log
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from mmdet_r2.errors import DataError
+from mmdet_r2.files import read_json, write_json
 
 from .image_result import ImageResult
 
@@ -29,12 +27,7 @@ def read_annotations(path: str, backend_args: dict | None = None) -> dict:
     Raises:
         DataError: missing, unreadable or not in COCO's format.
     """
-    try:
-        data = json.loads(get_text(path, backend_args=backend_args))
-    except FileNotFoundError as error:
-        raise DataError(f'{path}: no such annotation file (CocoMetric.ann_file)') from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f'{path}: not a readable JSON file: {error}') from error
+    data = read_json(path, 'annotation file (CocoMetric.ann_file)', backend_args)
     if not isinstance(data, dict) or not {'images', 'categories'} <= data.keys():
         raise DataError(
             f"{path}: not a COCO annotation file, which has 'images', 'categories' and "
@@ -204,11 +197,7 @@ def write_results(
             record['segmentation'] = dict(size=[int(side) for side in rle['size']], counts=text)
         files[f'{prefix}.segm.json'] = records
     for path, records in files.items():
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        temporary = f'{path}.{os.getpid()}.tmp'
-        with open(temporary, 'w') as file:
-            json.dump(records, file)
-        os.replace(temporary, path)
+        write_json(path, records)
         print_log(f'wrote {len(records)} results to {path}', 'current')
     return list(files)
 

@@ -1,6 +1,5 @@
 """COCO's panoptic quality of a model's maps, measured image by image as they come."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
 from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.files import write_json
 from mmdet_r2.registry import METRICS
 from mmdet_r2.structures.panoptic import INSTANCE_OFFSET, MAX_ID, check_values, values_of
 
@@ -330,21 +330,8 @@ class CocoPanopticMetric(PerImageMetric):
         for label, name in enumerate(self._classes() if truth is None else ()):
             categories.append(dict(id=label, name=name, isthing=int(isthing[label])))
         path = f'{self.outfile_prefix}.panoptic.json'
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        temporary = f'{path}.{os.getpid()}.tmp'
-        with open(temporary, 'w') as file:
-            json.dump(dict(annotations=records, categories=categories), file)
-        os.replace(temporary, path)
+        write_json(path, dict(annotations=records, categories=categories))
         print_log(f'wrote {len(records)} maps to {path} and the folder {path[:-5]}', 'current')
-
-    def _classes(self) -> Sequence[str]:
-        classes = (self._dataset_meta or {}).get('classes')
-        if not classes:
-            raise ConfigError(
-                'CocoPanopticMetric.dataset_meta has no classes: the data set must name them '
-                '(metainfo)'
-            )
-        return (classes,) if isinstance(classes, str) else classes
 
     def _isthing(self) -> dict[int, bool]:
         """Whether each category is a thing."""

@@ -14,7 +14,7 @@ from mmengine import dist
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
-from mmdet_r2.errors import UserError
+from mmdet_r2.errors import ConfigError, UserError
 
 T = TypeVar('T')
 
@@ -111,6 +111,15 @@ class PerImageMetric(BaseMetric):
     Subclasses say how :meth:`pack` turns results into what :func:`gather_results` takes, and how
     :meth:`unpack` turns it back.
     """
+
+    def _classes(self) -> Sequence[str]:
+        classes = (self._dataset_meta or {}).get('classes')
+        if not classes:
+            raise ConfigError(
+                f'{type(self).__name__}.dataset_meta has no classes: the data set must name them '
+                '(metainfo)'
+            )
+        return (classes,) if isinstance(classes, str) else classes
 
     @staticmethod
     def pack(results: list) -> Any:

@@ -14,6 +14,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.files import replacing
 from mmdet_r2.registry import METRICS
 from mmdet_r2.structures.masks import encode_rle
 
@@ -52,12 +53,8 @@ class DumpDetResults(BaseMetric):
 
     def compute_metrics(self, results: list) -> dict:
         """Write the file; there is no number to return."""
-        directory = os.path.dirname(os.path.abspath(self.out_file_path))
-        os.makedirs(directory, exist_ok=True)
-        temporary = f'{self.out_file_path}.{os.getpid()}.tmp'
-        with open(temporary, 'wb') as file:
+        with replacing(self.out_file_path) as temporary, open(temporary, 'wb') as file:
             pickle.dump(results, file, protocol=4)
-        os.replace(temporary, self.out_file_path)
         print_log(f'wrote the results of {len(results)} images to {self.out_file_path}', 'current')
         return {}
 

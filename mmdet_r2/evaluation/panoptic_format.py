@@ -2,7 +2,6 @@
 panoptic quality of a set of such files.
 """
 
-import json
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from mmengine.fileio import get_text
 
 from mmdet_r2.datasets.transforms.panoptic import index_segments, read_segment_ids
 from mmdet_r2.errors import DataError
+from mmdet_r2.files import read_json, write_image
 from mmdet_r2.structures.panoptic import MAX_ID, ids_to_rgb
 
 from .panoptic_quality import ImageCounts, PanopticMap, compare, quality, same_size
@@ -126,12 +125,7 @@ def read_panoptic(
         DataError: a file or folder is missing, or not in COCO's panoptic format.
     """
     path = str(path)
-    try:
-        data = json.loads(get_text(path, backend_args=backend_args))
-    except FileNotFoundError as error:
-        raise DataError(f'{path}: no such panoptic annotation file') from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f'{path}: not a readable JSON file: {error}') from error
+    data = read_json(path, 'panoptic annotation file', backend_args)
     if not isinstance(data, dict) or not isinstance(data.get('annotations', []), list):
         raise DataError(f"{path}: not a COCO panoptic file, which has 'annotations'")
     categories = {}
@@ -170,13 +164,7 @@ def read_panoptic(
 
 def write_ids(path: str, ids: np.ndarray) -> None:
     """Write ids (H, W) from 0 to ``MAX_ID`` as a panoptic PNG, all or nothing."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    done, data = cv2.imencode('.png', np.ascontiguousarray(ids_to_rgb(ids)[..., ::-1]))
-    if not done:
-        raise DataError(f'{path}: cannot be written as PNG')
-    temporary = f'{path}.{os.getpid()}.tmp'
-    data.tofile(temporary)
-    os.replace(temporary, path)
+    write_image(path, ids_to_rgb(ids))
 
 
 def evaluate_panoptic_files(

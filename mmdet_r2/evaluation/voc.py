@@ -58,6 +58,8 @@ class VOCMetric(PerImageMetric):
     """
 
     default_prefix = 'pascal_voc'
+    pack = staticmethod(pack)
+    unpack = staticmethod(unpack)
 
     def __init__(
         self,
@@ -149,16 +151,6 @@ class VOCMetric(PerImageMetric):
             self._warned.add(kind)
             print_log(text, 'current', level=30)
 
-    @staticmethod
-    def pack(results: list[ImageResult]) -> Any:
-        """Results as :func:`gather_results` takes them."""
-        return pack(results)
-
-    @staticmethod
-    def unpack(packed: Any) -> list[ImageResult]:
-        """The inverse of :meth:`pack`."""
-        return unpack(packed)
-
     def compute_metrics(self, results: list[ImageResult]) -> dict[str, float]:
         """Evaluate the detections of images in any order; of images met twice the first counts.
 
@@ -191,14 +183,6 @@ class VOCMetric(PerImageMetric):
         if 'recall' in self.metrics:
             values |= self._recall(images)
         return values
-
-    def _classes(self) -> Sequence[str]:
-        classes = (self._dataset_meta or {}).get('classes')
-        if not classes:
-            raise ConfigError(
-                'VOCMetric.dataset_meta has no classes: the data set must name them (metainfo)'
-            )
-        return (classes,) if isinstance(classes, str) else classes
 
     def _average_precision(
         self, images: list[ImageResult], classes: Sequence[str]

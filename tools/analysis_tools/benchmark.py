@@ -5,13 +5,12 @@ python tools/analysis_tools/benchmark.py {inference,training,dataloader} CONFIG 
 """
 
 import argparse
-import json
 
 from mmengine.config import DictAction
 
 from mmdet_r2.analysis.benchmark import Work, measure, report
-from mmdet_r2.analysis.files import write_text
 from mmdet_r2.errors import UserError, run_cli
+from mmdet_r2.files import write_json
 
 EPILOG = """\
 Every toolbox is measured in a process of its own; with --peer both get the same model config,
@@ -77,7 +76,7 @@ def main() -> None:
     figures = measure(Work(**(options | dict(size=tuple(args.size), overrides=overrides))))
     print(report(figures))
     if file:
-        write_text(json.dumps(figures, indent=1) + '\n', file)
+        write_json(file, figures, indent=1)
 
 
 if __name__ == '__main__':

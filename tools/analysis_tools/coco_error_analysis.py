@@ -15,9 +15,10 @@ from mmdet_r2.analysis.coco_errors import (
     plot_objects,
     read_results,
 )
-from mmdet_r2.analysis.files import file_name, make_folder, write_figure, write_json
-from mmdet_r2.analysis.progress import track
+from mmdet_r2.analysis.files import file_name, make_folder, write_figure
 from mmdet_r2.errors import ConfigError, run_cli
+from mmdet_r2.files import write_json
+from mmdet_r2.progress import progress
 
 EPILOG = """\
 Curves, each with more forgiven: C75, C50 (nothing), Loc (bad placement, down to IoU 0.1), Sim
@@ -76,7 +77,7 @@ def main() -> None:
         folder = make_folder(f'{args.out_dir}/{kind}')
         pictures = {'allclass': found.mean()}
         pictures |= {name: found.precision[:, :, k] for k, name in enumerate(found.names)}
-        for name, curves in track(pictures.items(), 'drawing', len(pictures)):
+        for name, curves in progress(pictures.items(), 'drawing', len(pictures)):
             stem = f'{folder}/{kind}-{file_name(name)}'
             write_figure(plot_errors(curves, f'{kind}, {name}'), f'{stem}.png')
             if args.extraplots:
@@ -84,7 +85,7 @@ def main() -> None:
         if args.extraplots:
             write_figure(plot_objects(data, found.objects), folder / 'objects.png')
         report = found.to_dict()
-        write_json(report, folder / 'errors.json')
+        write_json(folder / 'errors.json', report, indent=1)
         print(f'{kind:8}' + ''.join(f'{name:>8}' for name in KINDS))
         for area, values in report['all classes'].items():
             cells = [f'{v:8.3f}' for v in values.values()] if values else [f'{"-":>8}'] * 7

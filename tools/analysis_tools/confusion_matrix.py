@@ -8,10 +8,11 @@ import argparse
 from mmengine.config import DictAction
 
 from mmdet_r2.analysis.confusion import plot_confusion
-from mmdet_r2.analysis.files import make_folder, show, write_figure, write_json
+from mmdet_r2.analysis.files import make_folder, show, write_figure
 from mmdet_r2.analysis.inputs import compared, read_tested
 from mmdet_r2.errors import ConfigError, run_cli
 from mmdet_r2.evaluation.mistakes import confusion_matrix
+from mmdet_r2.files import write_json
 
 EPILOG = """\
 SAVE_DIR gets confusion_matrix.png (percent of each row) and confusion_matrix.json (counts). Every
@@ -85,7 +86,7 @@ def main() -> None:
         names=[*tested.classes, 'background'],
         counts=matrix.tolist(),
     )
-    write_json(report, folder / 'confusion_matrix.json')
+    write_json(folder / 'confusion_matrix.json', report, indent=1)
     right, missed = int(matrix.diagonal().sum()), int(matrix[:-1, -1].sum())
     invented, detections = int(matrix[-1].sum()), int(matrix[:, :-1].sum())
     print(f'{right} of {int(matrix[:-1].sum())} objects found as what they are, {missed} missed')

@@ -7,9 +7,9 @@ import argparse
 
 from mmengine.config import DictAction
 
-from mmdet_r2.analysis.files import write_json
 from mmdet_r2.analysis.metric import evaluate_results
 from mmdet_r2.errors import run_cli
+from mmdet_r2.files import write_json
 
 EPILOG = """\
 The numbers are those that tools/test.py printed when it wrote the results. --cfg-options changes
@@ -60,8 +60,9 @@ def main() -> None:
     for name, value in values.items():
         print(f'{name}: {value:.4f}')
     if args.out:
-        numbers = {name: None if value == -1 else value for name, value in values.items()}
-        write_json(dict(config=args.config, metrics=numbers, **report), args.out)
+        # nothing of the kind is annotated: -1 of CocoMetric, NaN of VOCMetric
+        numbers = {name: None if v == -1 or v != v else v for name, v in values.items()}
+        write_json(args.out, dict(config=args.config, metrics=numbers, **report), indent=1)
         print(f'written to {args.out}')
 
 

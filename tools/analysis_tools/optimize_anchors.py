@@ -9,8 +9,8 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from mmdet_r2.analysis.anchors import box_shapes, measure, optimize, read_anchors, snippet
-from mmdet_r2.analysis.files import write_json
 from mmdet_r2.errors import ConfigError, run_cli
+from mmdet_r2.files import write_json
 
 EPILOG = """\
 Printed are the mean overlap of each box with its best anchor (shapes alone), the share of boxes
@@ -97,7 +97,8 @@ def main() -> None:
     else:
         print('\n' + snippet(after, config.model.rpn_head.anchor_generator))
     if args.output_dir:
-        path = write_json(report, Path(args.output_dir) / 'anchor_optimize_result.json')
+        path = Path(args.output_dir) / 'anchor_optimize_result.json'
+        write_json(path, report, indent=1)
         print(f'written to {path}')
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from mmdet_r2.errors import UserError
+from mmdet_r2.progress import progress
 
-from ..progress import track
 from .job import Work, make_job
 
 
@@ -78,7 +78,7 @@ def measure(work: Work) -> dict[str, Any]:
             for _ in range(work.warmup):
                 remote.ask('run')
         runs: dict[str, list[dict]] = {remote.name: [] for remote in remotes}
-        for repeat in track(range(work.repeat), 'timing'):
+        for repeat in progress(range(work.repeat), 'timing'):
             # the first of a pair may find the machine warmer or cooler: take turns at being it
             for remote in remotes if repeat % 2 == 0 else remotes[::-1]:
                 runs[remote.name].append(remote.ask('run'))

@@ -9,7 +9,7 @@ from mmdet_r2.datasets.check.findings import Finding
 from mmdet_r2.datasets.check.objects import object_problems
 from mmdet_r2.datasets.check.subject import Subject, named_images
 from mmdet_r2.datasets.convert.common import near_misses
-from mmdet_r2.datasets.image_files import nearest
+from mmdet_r2.errors import did_you_mean
 
 
 def check_content(subject: Subject) -> list[Finding]:
@@ -60,7 +60,7 @@ def _categories(subject: Subject) -> Iterator[Finding]:
         yield Finding('category-spelling', f'{one!r} and {other!r}')
     for name in subject.classes or ():
         if name not in names:
-            hint = nearest(name, [n for n in names if n not in subject.classes])
+            hint = did_you_mean(name, [n for n in names if n not in subject.classes])
             yield Finding('class-missing', f'{name!r} is not among the categories{hint}')
     ids = Counter(a.get('category_id') for a in _dicts(subject) if _is_id(a.get('category_id')))
     for category in categories:
@@ -149,7 +149,7 @@ def _annotations(subject: Subject) -> Iterator[Finding]:
         else:
             ids.add(number)
         if image is None:
-            hint = nearest(str(image_id), names) if isinstance(image_id, str) else ''
+            hint = did_you_mean(str(image_id), names) if isinstance(image_id, str) else ''
             yield Finding(
                 'image-unknown', f'image_id {image_id!r} is not in the file{hint}', **known
             )
@@ -223,5 +223,5 @@ def _category_differences(train: Subject, other: Subject) -> Iterator[Finding]:
     for mine, names, where in ((ours, theirs, other.name), (theirs, ours, train.name)):
         for name in mine:
             if name not in names and (train.classes is None or name in train.classes):
-                hint = nearest(name, [n for n in names if n not in mine])
+                hint = did_you_mean(name, [n for n in names if n not in mine])
                 yield Finding('categories-differ', f'{name!r} is not in {where}{hint}')

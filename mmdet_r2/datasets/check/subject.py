@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmdet_r2.datasets.check.files import FileFacts, inspect_files
-from mmdet_r2.datasets.convert.common import read_json
 from mmdet_r2.datasets.image_files import ImageFolder, list_images
 from mmdet_r2.errors import DataError
+from mmdet_r2.files import read_json
 
 
 @dataclass

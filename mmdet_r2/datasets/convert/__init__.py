@@ -6,7 +6,7 @@ way is in :class:`Notes`. The command lines are ``tools/dataset_converters/{to,f
 """
 
 from .coco_json import read_coco
-from .common import Notes, class_names, near_misses, read_json, split, to_coco
+from .common import Notes, class_names, near_misses, split, to_coco
 from .csv_rows import read_csv, write_csv
 from .labelme import read_labelme, write_labelme
 from .png_masks import read_masks, write_masks
@@ -18,7 +18,6 @@ __all__ = [
     'to_coco',
     'split',
     'read_coco',
-    'read_json',
     'class_names',
     'near_misses',
     'DIFFICULT',

@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mmdet_r2.datasets.convert.common import Notes, read_json
+from mmdet_r2.datasets.convert.common import Notes
 from mmdet_r2.datasets.transforms.loading import usable_mask
 from mmdet_r2.errors import DataError
+from mmdet_r2.files import read_json
 
 
 @dataclass

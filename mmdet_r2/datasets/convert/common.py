@@ -2,7 +2,6 @@
 file, class names.
 """
 
-import json
 import os
 import random
 import sys
@@ -10,13 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 from mmdet_r2.datasets.image_annotations import ImageAnnotations, coco_content
 from mmdet_r2.datasets.image_files import read_header
 from mmdet_r2.errors import DataError
-
-T = TypeVar('T')
 
 MOST_SHOWN = 100  # errors of a conversion
 
@@ -175,24 +171,6 @@ def split(content: dict, val_fraction: float, seed: int = 0) -> tuple[dict, dict
         )
 
     return part(False), part(True)
-
-
-def read_json(path: str | os.PathLike) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        DataError: missing, or not JSON; names the file, and the line.
-    """
-    try:
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise DataError(f'cannot read {path}: {error.strerror or error}') from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f'{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})'
-        ) from None
-    except UnicodeDecodeError:
-        raise DataError(f'{path}: not a text file in UTF-8') from None
 
 
 def class_names(given: Sequence[str] | None) -> list[str] | None:

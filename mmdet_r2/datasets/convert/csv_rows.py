@@ -14,8 +14,8 @@ from pathlib import Path
 from mmdet_r2.datasets.convert.coco_json import CocoImage, number
 from mmdet_r2.datasets.convert.common import Notes
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
-from mmdet_r2.datasets.image_files import ImageFolder, nearest, read_header
-from mmdet_r2.errors import DataError
+from mmdet_r2.datasets.image_files import ImageFolder, read_header
+from mmdet_r2.errors import DataError, did_you_mean
 from mmdet_r2.files import write_text
 from mmdet_r2.progress import progress
 
@@ -107,7 +107,7 @@ def _rows(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if missing or not boxes:
         wanted = missing[0] if missing else 'xmin, ymin, xmax, ymax (or x, y, w, h, or bbox)'
         unknown = [cell for cell, name in zip(header, columns) if not name]
-        hint = nearest(missing[0], unknown) if missing else ''
+        hint = did_you_mean(missing[0], unknown) if missing else ''
         raise DataError(f'{file}:1: no column {wanted}{hint}; the header has {", ".join(header)}')
     for name in set(columns) - {''}:
         if columns.count(name) > 1:

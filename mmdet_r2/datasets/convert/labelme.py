@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 
 from mmdet_r2.datasets.convert.coco_json import CocoImage, output_stems
-from mmdet_r2.datasets.convert.common import Notes, read_json, sorted_files
+from mmdet_r2.datasets.convert.common import Notes, sorted_files
 from mmdet_r2.datasets.convert.outlines import joined, parts, trace
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, annotated_size
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import write_json
+from mmdet_r2.files import read_json, write_json
 from mmdet_r2.progress import progress
 
 _CIRCLE_POINTS = 128  # area to within 0.04 %

@@ -120,7 +120,7 @@ def write_masks(
     if (len(classes) + 1) * divisor > 2**16:
         raise DataError(
             f'{len(classes)} classes times {divisor} do not fit 16 bits: use --divisor '
-            f'{2**16 // (len(classes) + 1)} or less'
+            f'{2**16 // (len(classes) + 1)} or less, and the same to read them'
         )
     index = {name: i for i, name in enumerate(classes, start=1)}
     pairs = list(zip(images, output_stems(images)))
