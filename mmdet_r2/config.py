@@ -337,7 +337,7 @@ def origins(path: str | Path, overrides: dict[str, Any] | None = None) -> dict[s
         if file.tree is None:
             entries = list(_entries_of_value(file.content, ()))
         else:
-            entries = list(_entries_of_tree(file.tree, found))
+            entries = list(_entries_of_tree(file.tree))
         for keys, line, kind, value in entries:
             key = '.'.join(keys)
             if kind != 'merge':  # a constant, a list or `_delete_=True`: nothing below it survives
@@ -378,7 +378,7 @@ def _entries_of_value(value: Any, keys: tuple[str, ...]) -> Iterator[_Entry]:
         yield keys, 0, 'replace', value
 
 
-def _entries_of_tree(tree: ast.Module, base: dict[str, list[Origin]]) -> Iterator[_Entry]:
+def _entries_of_tree(tree: ast.Module) -> Iterator[_Entry]:
     variables: dict[str, ast.expr] = {}
     for statement in tree.body:
         for node in ast.walk(statement):
