@@ -4,7 +4,6 @@ import contextlib
 import gc
 import json
 import logging
-import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,17 +16,12 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch.utils.data import get_worker_info
 
+from mmdet_r2.datasets.coco_annotations import MALFORMED, Tally, annotation_problem, plausible_mask
 from mmdet_r2.datasets.metainfo import COCO_METAINFO, palette_for
 from mmdet_r2.datasets.transforms import LoadAnnotations, LoadImageFromFile, UnreadableImageError
 from mmdet_r2.datasets.transforms.loading import usable_mask
 from mmdet_r2.errors import ConfigError, DataError, did_you_mean
 from mmdet_r2.registry import DATASETS, SCOPE
-
-# What makes an annotation unusable, in the words of the report.
-_ZERO_SIZE = 'zero-size boxes'
-_NOT_FINITE = 'NaN or infinite numbers'
-_OUTSIDE = 'outside the image'
-_MALFORMED = 'without a box of four numbers or a known category'
 
 _FILTERS = {'filter_empty_gt', 'filter_crowd_only', 'min_size'}
 
@@ -163,7 +157,7 @@ class CocoDataset(BaseDataset):
             content = self._read_json()
             self._map_classes(content['categories'])
             annotations = self._annotations_by_image(content.pop('annotations', []))
-            self._tally = _Tally(self._NOUN)
+            self._tally = Tally(self._NOUN)
             data_list = [
                 self._parse_image(image, annotations.pop(image['id'], ()))
                 for image in self._checked_images(content.pop('images'))
@@ -299,7 +293,7 @@ class CocoDataset(BaseDataset):
         label = self.cat2label.get(category) if category is not None else None
         if annotation.get('ignore', False) or category in self._other_cat_ids:
             return None
-        problem = annotation_problem(annotation, width, height) if label is not None else _MALFORMED
+        problem = annotation_problem(annotation, width, height) if label is not None else MALFORMED
         if problem or label is None:
             tally.invalid(problem, number)
             return None
@@ -311,7 +305,7 @@ class CocoDataset(BaseDataset):
         )
         if mask := annotation.get('segmentation'):
             instance['mask'] = mask
-            if not _plausible_mask(mask) and usable_mask(mask, height, width) is None:
+            if not plausible_mask(mask) and usable_mask(mask, height, width) is None:
                 tally.bad_mask(number)
         else:
             tally.without_mask += 1
@@ -486,61 +480,6 @@ class CocoDataset(BaseDataset):
         return min(limit, total - 1)  # some image must be left to take the place
 
 
-class _Tally:
-    """Counts of what an annotation file contained, for the report."""
-
-    def __init__(self, noun: str) -> None:
-        self.noun = noun  # what the annotations are, in the report
-        self.crowds = 0
-        self.without_mask = 0
-        self.of_no_image = 0
-        self.per_class: dict[int, int] = defaultdict(int)
-        self._kinds: dict[str, int] = defaultdict(int)
-        self._first: list[object] = []
-        self._bad_masks = 0
-        self._first_bad_masks: list[object] = []
-
-    def invalid(self, kind: str, number: object) -> None:
-        """Count an annotation that is skipped."""
-        self._kinds[kind] += 1
-        if len(self._first) < 5:
-            self._first.append(number)
-
-    def bad_mask(self, number: object) -> None:
-        """Count an annotation whose segmentation is of no use."""
-        self._bad_masks += 1
-        if len(self._first_bad_masks) < 5:
-            self._first_bad_masks.append(number)
-
-    def report(self) -> list[str]:
-        """Parts of the sentence."""
-        objects = sum(self.per_class.values())
-        parts = [f'{objects} {self.noun}, {self.crowds} of them crowds']
-        if self._kinds:
-            kinds = ', '.join(f'{count} {kind}' for kind, count in self._kinds.items())
-            total = sum(self._kinds.values())
-            parts.append(
-                f'{total} invalid annotations ({kinds}) skipped, ids {_ids(self._first, total)}'
-            )
-        if self._bad_masks:
-            parts.append(
-                f'{self._bad_masks} invalid segmentations (polygons < 3 points or not finite, run '
-                f'lengths of another size), ignored where masks are loaded, ids '
-                f'{_ids(self._first_bad_masks, self._bad_masks)}'
-            )
-        if 0 < self.without_mask < objects:  # none at all is a box data set
-            parts.append(
-                f'{self.without_mask} without segmentation, ignored where masks are loaded'
-            )
-        if self.of_no_image:
-            parts.append(f'{self.of_no_image} annotations of images that are not listed')
-        return parts
-
-
-def _ids(first: list[object], total: int) -> str:
-    return ', '.join(map(str, first)) + (', ...' if total > len(first) else '')
-
-
 def listing(names: Sequence[str] | Mapping[str, int], most: int = 12) -> str:
     """'a', 'b', ... and 5 more"""
     names = list(names)
@@ -562,37 +501,6 @@ def _checked_classes(classes: object) -> tuple[str, ...]:
     if twice:
         raise ConfigError(f'metainfo.classes has {listing(twice)} more than once')
     return tuple(classes)
-
-
-def annotation_problem(annotation: dict, width: int, height: int) -> str:
-    """Why the box of an annotation cannot be used, '' if it can."""
-    box = annotation.get('bbox')
-    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(map(_is_number, box)):
-        return _MALFORMED
-    x, y, w, h = box
-    area = annotation.get('area')
-    area = area if _is_number(area) else w * h
-    if not all(map(math.isfinite, (*box, area))):
-        return _NOT_FINITE
-    if area <= 0 or w < 1 or h < 1:
-        return _ZERO_SIZE
-    if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
-        return _OUTSIDE
-    return ''
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _plausible_mask(mask: object) -> bool:
-    """Quick yes for polygons that need no closer look: the first is fine, and sums are finite."""
-    if not isinstance(mask, list):
-        return False
-    try:
-        return len(mask[0]) >= 6 and len(mask[0]) % 2 == 0 and math.isfinite(sum(mask[0]))
-    except TypeError:
-        return False
 
 
 def _is_local(path: str, backend_args: Mapping | None) -> bool:

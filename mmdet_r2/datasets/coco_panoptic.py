@@ -5,7 +5,8 @@ https://cocodataset.org/#format-data, "Panoptic Segmentation".
 
 from collections.abc import Mapping, Sequence
 
-from mmdet_r2.datasets.coco import CocoDataset, annotation_problem, listing
+from mmdet_r2.datasets.coco import CocoDataset, listing
+from mmdet_r2.datasets.coco_annotations import annotation_problem
 from mmdet_r2.datasets.metainfo import COCO_PANOPTIC_METAINFO
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import DATASETS

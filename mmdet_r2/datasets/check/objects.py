@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as coco_mask
 
-from mmdet_r2.datasets.coco import annotation_problem
+from mmdet_r2.datasets.coco_annotations import annotation_problem
 from mmdet_r2.datasets.image_annotations import mask_box, to_rle
 from mmdet_r2.datasets.transforms.loading import usable_mask
 from mmdet_r2.structures.masks import encode_rle
