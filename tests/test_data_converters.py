@@ -42,7 +42,8 @@ def there_and_back(repo, tmp_path):
 
     def go(kind, ann_file, image_dir, *options):
         target = tmp_path / kind / ('boxes.csv' if kind == 'csv' else '.')
-        run(repo, 'from_coco', kind, ann_file, target)
+        coding = ['--divisor', '256'] if kind == 'masks' else []
+        run(repo, 'from_coco', kind, ann_file, target, *coding)
         source = target
         classes = [c['name'] for c in json.loads(Path(ann_file).read_text())['categories']]
         (tmp_path / 'classes.txt').write_text('\n'.join(classes))
@@ -52,7 +53,7 @@ def there_and_back(repo, tmp_path):
             (tmp_path / 'yolo' / 'images' / 'train').symlink_to(image_dir)
             source, more = target / 'data.yaml', []
         if kind == 'masks':
-            more += ['--divisor', '256']
+            more = ['--images', image_dir, '--classes', target / 'classes.txt', *coding]
         run(repo, 'to_coco', kind, source, tmp_path / f'{kind}.json', *more, *options)
         return json.loads((tmp_path / f'{kind}.json').read_text())
 
@@ -688,6 +689,28 @@ def test_writers_say_what_they_cannot_do(shapes, tmp_path, notes):
         convert.read_coco(shapes[0], notes)
 
 
+def test_the_way_back_is_said(repo, tmp_path, shapes, capsys):
+    run(repo, 'from_coco', 'yolo', shapes[0], tmp_path / 'yolo')
+    out = capsys.readouterr().out
+    assert f'objects; written to {tmp_path / "yolo"}' in out
+    assert f'put or link the images into {tmp_path / "yolo" / "images" / "train"}' in out
+    with pytest.raises(DataError, match='says where the images are: leave out --images'):
+        run(repo, 'to_coco', 'yolo', tmp_path / 'yolo' / 'data.yaml', 'x.json', '--images', '.')
+    for divisor in ('1000', '300'):
+        masks = tmp_path / divisor
+        run(repo, 'from_coco', 'masks', shapes[0], masks, '--divisor', divisor)
+        (line,) = (
+            line for line in capsys.readouterr().out.splitlines() if line.startswith('the way back')
+        )
+        words = line.split(' to_coco.py masks ')[1].split()
+        back = tmp_path / f'{divisor}.json'
+        values = dict(OUT=back, DIR=shapes[1])
+        run(repo, 'to_coco', 'masks', *(values.get(word, word) for word in words))
+        found, given = (json.loads(Path(file).read_text()) for file in (back, shapes[0]))
+        count = {key: len(value) for key, value in objects(found).items()}
+        assert count == {key: len(value) for key, value in objects(given).items()}
+
+
 def test_commands_of_the_page(repo, tmp_path, monkeypatch, shapes):
     """Every conversion of the page, on files as its paths say."""
     text = (repo / 'docs' / 'your_data.md').read_text(encoding='utf-8')
@@ -704,7 +727,7 @@ def test_commands_of_the_page(repo, tmp_path, monkeypatch, shapes):
         (fruit / link).symlink_to(fruit / 'train')
     for kind, target, *more in (
         ('voc', 'VOC2007', '--split', 'trainval'), ('yolo', 'yolo'), ('labelme', 'labelme'),
-        ('csv', 'boxes.csv'), ('masks', 'masks', '--divisor', '1000'),
+        ('csv', 'boxes.csv'), ('masks', 'masks'),
     ):  # fmt: skip
         run(repo, 'from_coco', kind, shapes[0], fruit / target, *more)
     monkeypatch.chdir(tmp_path)

@@ -8,9 +8,11 @@ python tools/dataset_converters/from_coco.py masks data/train.json data/masks
 """
 
 import argparse
+from pathlib import Path
 
 from mmdet_r2.datasets import convert
 from mmdet_r2.errors import run_cli
+from mmdet_r2.files import write_text
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     voc.add_argument('--zero-based', action='store_true', help='continuous coordinates from 0')
     add('csv', 'file to write', 'CSV with a row per box')
     masks = add('masks', 'folder to write a PNG per image into', '16-bit instance masks')
-    masks.add_argument('--divisor', type=int, default=256, help='value = class * divisor + number')
+    masks.add_argument('--divisor', type=int, default=1000, help='value = class * divisor + number')
     return parser.parse_args()
 
 
@@ -59,9 +61,19 @@ def main() -> None:
         convert.write_csv(images, args.out, notes)
     else:
         convert.write_masks(images, classes, args.out, notes, args.divisor)
+        write_text(Path(args.out) / 'classes.txt', ''.join(f'{name}\n' for name in classes))
     for line in notes.lines():
         print(f'note: {line}')
-    print(f'{args.out}: {len(images)} images, {sum(len(i.objects) for i in images)} objects')
+    total = sum(len(image.objects) for image in images)
+    print(f'{args.ann_file}: {len(images)} images, {total} objects; written to {args.out}')
+    if args.format == 'yolo':
+        print(f'next: put or link the images into {Path(args.out, "images", args.split)}')
+    elif args.format == 'masks':
+        divisor = '' if args.divisor == 1000 else f' --divisor {args.divisor}'
+        print(
+            f'the way back: to_coco.py masks {args.out} OUT --images DIR '
+            f'--classes {Path(args.out, "classes.txt")}{divisor}'
+        )
 
 
 if __name__ == '__main__':

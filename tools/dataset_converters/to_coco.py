@@ -88,6 +88,11 @@ def main() -> None:
             args.source, notes, image_dir, args.split, not args.zero_based, args.difficult
         )
     elif args.format == 'yolo' and args.source.endswith(('.yaml', '.yml')):
+        if image_dir is not None:
+            raise DataError(
+                f'{args.source} says where the images are: leave out --images, or give the folder '
+                'of label files instead, with --images and --classes'
+            )
         names, folder, files = convert.read_data_yaml(args.source, args.split)
         image_dir, classes = folder, classes or names
         images = convert.read_yolo(folder, names, notes, names=files)
