@@ -50,6 +50,18 @@ def names(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file())
 
 
+def test_what_image_demo_needs_is_said_in_a_line(
+    files, repo, tmp_path, monkeypatch, capsys
+) -> None:
+    def said(*args: object) -> str:
+        start = ('demo/image_demo.py', files['images'], files['config'])
+        assert run(monkeypatch, repo, *start, *args, '--out-dir', tmp_path) == 2
+        return capsys.readouterr().err
+
+    assert "argument --batch-size: '0'; expected a whole number" in said('--batch-size', 0)
+    assert 'toy.py: no published weights belong to this config; give a checkpoint' in said()
+
+
 def test_image_demo_draws_a_folder_and_names_what_it_skips(
     files, repo, tmp_path, monkeypatch, capsys
 ) -> None:

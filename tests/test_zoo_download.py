@@ -458,6 +458,15 @@ def test_offline_nothing_is_asked(server, cache, value, monkeypatch) -> None:
     assert download(server.url('good')) == path
 
 
+def test_offline_tells_what_is_wrong_with_the_mirror(server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv('MMDET_R2_OFFLINE', '1')
+    monkeypatch.setenv('MMDET_R2_ZOO', str(tmp_path))
+    (tmp_path / NAME).write_bytes(b'damaged')
+    assert f'{tmp_path / NAME}: its SHA-256 does not begin with' in refused(server.url('good'))
+    monkeypatch.setenv('MMDET_R2_ZOO', str(tmp_path / 'typo'))
+    assert 'which is no folder' in refused(server.url('good'))
+
+
 @pytest.mark.parametrize(
     'place',
     ['other/torch/hub/checkpoints', 'other/mim', 'home/.torch/iopath_cache/good'],

@@ -16,6 +16,17 @@ def demo_parser(description: str | None) -> argparse.ArgumentParser:
     )
 
 
+def at_least_one(text: str) -> int:
+    """A count, for ``type`` of an argument."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text!r}; expected a whole number of 1 or more')
+    return number
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The detector, and what of its findings to use: mmdetection's names, positions and
     defaults.
@@ -32,7 +43,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.3,
         help='leave out findings of at most this score (0.3)',
     )
-    add('--batch-size', type=int, default=1, help='images computed at once (1)')
+    add('--batch-size', type=at_least_one, default=1, help='images computed at once (1)')
     add('--palette', default='none', help="colours: coco, voc, random; none: the checkpoint's")
     add(
         '--cfg-options',

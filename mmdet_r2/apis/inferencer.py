@@ -264,10 +264,14 @@ def model_and_weights(
         model: name or config file; a checkpoint file is taken for ``weights``.
 
     Raises:
-        ConfigError: the model of the weights is not known.
+        ConfigError: the model of the weights is not known, or no weights are of the config.
     """
     if weights is None and model is not None:
         if Path(model).suffix not in ('.pth', '.pt', '.pkl', '.safetensors'):
+            if _is_config_file(model) and find_model(model) is None:
+                raise ConfigError(
+                    f'{model}: no published weights belong to this config; give a checkpoint, too.'
+                )
             return os.fspath(model), 'auto'
         model, weights = None, model
     if weights is None:

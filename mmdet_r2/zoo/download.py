@@ -134,9 +134,9 @@ def download(
         if found is not None:
             return found if folder is None else _copied(found, file.target)
     if offline():
+        places = '; '.join([f'{files[0].name} is not in {files[0].target.parent}', *reasons])
         raise CheckpointError(
-            f'{files[0].name} is not in {files[0].target.parent}, and is not downloaded because '
-            f'{OFFLINE_VARIABLE} is set. {_by_hand(files)}'
+            f'{places}; it is not downloaded because {OFFLINE_VARIABLE} is set. {_by_hand(files)}'
         )
     allowed = [file for file in files if file.wanted or unverified]
     reasons += [f'{f.url}: nobody published a hash of it' for f in files if f not in allowed]
