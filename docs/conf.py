@@ -9,6 +9,7 @@ sys.path.insert(0, str(ROOT))
 
 project = 'mmdet_r2'
 author = 'the mmdet_r2 authors'
+html_show_copyright = False
 release = re.search(r"'(.+)'", (ROOT / 'mmdet_r2/__init__.py').read_text().split('__version__')[1])[
     1
 ]
@@ -35,11 +36,20 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 
+def plain_returns(app, what, name, obj, options, lines: list[str]) -> None:
+    """Have napoleon read what stands under Returns as text: it would take all before the first
+    colon for a type, which the signature has."""
+    for i, line in enumerate(lines[:-1]):
+        if line.strip() == 'Returns:':
+            lines[i + 1] = re.sub(r'(\S)', r': \1', lines[i + 1], count=1)
+
+
 def setup(app) -> None:
     """Write the generated page before the sources are read."""
     sys.path.insert(0, str(ROOT / 'docs'))
     import messages
 
+    app.connect('autodoc-process-docstring', plain_returns, priority=400)  # before napoleon's
     app.connect(
         'builder-inited',
         lambda _: (ROOT / 'docs/messages.md').write_text(messages.page(ROOT / 'mmdet_r2')),
