@@ -462,7 +462,7 @@ def test_msra_files_are_found_by_detectron2s_names(tmp_path, monkeypatch) -> Non
         assert_holds(backbone_from(name, **small), weights)
 
 
-def test_resnests_imagenet_files_are_at_two_places() -> None:
+def test_resnests_files_are_at_two_places() -> None:
     hosts = (
         'https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/',
         'https://s3.us-west-1.wasabisys.com/resnest/torch/',
@@ -470,8 +470,12 @@ def test_resnests_imagenet_files_are_at_two_places() -> None:
     for host in hosts:
         file = 'resnest50-528c19ca.pth'
         assert urls_of(host + file) == [other + file for other in hosts]
-    detector = 'https://s3.us-west-1.wasabisys.com/resnest/detectron/a-fde56e2b.pth'
-    assert urls_of(f'{detector} ') == [detector], 'a published link ends in a blank'
+    hosts = (
+        'https://s3.us-west-1.wasabisys.com/resnest/detectron/',
+        'https://hangzh.s3.amazonaws.com/detectron/',
+    )
+    detectors = [f'{host}a-fde56e2b.pth' for host in hosts]
+    assert urls_of(f'{detectors[0]} ') == detectors, 'a published link ends in a blank'
 
 
 # -------------------------------------------------------------------------------------- containers
@@ -515,7 +519,7 @@ def test_pickles_of_arrays_are_read_as_they_were_written(protocol, tmp_path) -> 
         number=np.float32(2.5),
         rest=[1, (2.5, None), {'a': OrderedDict(b=1)}],
     )
-    path = tmp_path / 'model_final_f10217.pkl'
+    path = tmp_path / 'model_0089999.pkl'
     path.write_bytes(
         python2(content) if protocol == 'Python 2' else pickle.dumps(content, protocol)
     )
