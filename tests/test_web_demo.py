@@ -23,7 +23,7 @@ from mmdet_r2.structures.panoptic import INSTANCE_OFFSET, segments
 
 pytest.importorskip('gradio', reason='the web demo needs gradio (requirements/web.txt)')
 
-from analysis_run import Run, run  # noqa: F401  (a fixture)
+from analysis_run import Run, small_run
 
 from mmdet_r2.apis import web
 
@@ -105,6 +105,13 @@ def test_file_of_results(findings: web.Findings) -> None:
     assert [s['area'] for s in content['segments_info']] == [240, 300, 200]
 
 
+def test_the_detector_reads_the_file_whatever_it_holds(tmp_path: Path) -> None:
+    (tmp_path / 'note.jpg').write_text('no image')
+    payload = SimpleNamespace(path=str(tmp_path / 'note.jpg'))
+    assert web._ImageFile(type='filepath').preprocess(payload) == payload.path
+    assert web._ImageFile(type='filepath').preprocess(None) is None
+
+
 def test_shelf_keeps_the_models_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
 
@@ -144,7 +151,12 @@ def test_unknown_model_of_the_command_line(repo: Path) -> None:
 
 
 @pytest.fixture(scope='module')
-def page(run: Run, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:  # noqa: F811
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return small_run(tmp_path_factory)
+
+
+@pytest.fixture(scope='module')
+def page(run: Run, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A browser showing the page of a server that has the small model, and one without a file."""
     webdriver = pytest.importorskip('selenium.webdriver')
     chromium = shutil.which('chromium') or shutil.which('google-chrome')
@@ -233,7 +245,7 @@ def _picture(browser: Any) -> str:
 
 
 @pytest.mark.timeout(180)
-def test_page_in_a_browser(page: Any, run: Run) -> None:  # noqa: F811
+def test_page_in_a_browser(page: Any, run: Run) -> None:
     from mmdet_r2.apis import inference_detector, init_detector
 
     image = run.root / 'data/train/000000.jpg'

@@ -209,6 +209,22 @@ class Findings:
         return self.classes[label] if label < len(self.classes) else f'class {label}'
 
 
+class _ImageFile(gr.Image):
+    """An image field that leaves reading the file to the detector: the component itself answers
+    files that it cannot read, and large ones, with an error of gradio's own."""
+
+    is_template = True  # shown by the parent's frontend
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Path of the file, or None."""
+        return payload and payload.path
+
+
+def _error(text: str) -> gr.Error:
+    """What the page says for long enough to be read, and the terminal does not."""
+    return gr.Error(text, duration=30, print_exception=False)
+
+
 def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
     """The page: a model's name, an image, and what the one finds in the other.
 
@@ -223,7 +239,7 @@ def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1):
                 name = gr.Dropdown(names, value=names[0], label='Model', filterable=True)
-                image = gr.Image(
+                image = _ImageFile(
                     label='Image', type='filepath', image_mode=None, sources=['upload', 'clipboard']
                 )
                 button = gr.Button('Detect', variant='primary')
@@ -244,11 +260,11 @@ def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
             name: str, file: str | None, threshold: float, view: str
         ) -> tuple[Findings, dict, str, np.ndarray | None, dict, dict]:
             if file is None:
-                raise gr.Error('There is no image yet: drop one into the field on the left.')
+                raise _error('There is no image yet: drop one into the field on the left.')
             try:
                 result = shelf.detect(name, file)
             except UserError as error:
-                raise gr.Error(str(error)) from None
+                raise _error(str(error)) from None
             views = result.views()
             view = view if view in views and view != BOXES else views[0]
             return result, gr.Radio(views, value=view), *show(result, threshold, view)
