@@ -255,6 +255,23 @@ def test_corrected_annotations_are_clean(subjects, found):
     assert any('k.jpg (image 11): dropped' in line and 'validation' in line for line in done)
 
 
+@pytest.mark.parametrize(
+    'classes, expected', [(None, 'cat'), (('Cat',), 'Cat')], ids=['most objects', 'config']
+)
+def test_one_spelling_of_a_class_is_kept(tmp_path, classes, expected):
+    content = write_sound(tmp_path, 'train', 'a', 0)
+    content['categories'] = [dict(id=i, name=name) for i, name in enumerate(('CAT ', 'Cat', 'cat'))]
+    content['annotations'] = [square(1, category_id=2), square(2, category_id=2)]
+    content['annotations'].append(square(3, category_id=0))
+    (tmp_path / 'train.json').write_text(json.dumps(content))
+    subject = check.load_subject(tmp_path / 'train.json')
+    check.check_subjects([subject], workers=1)
+    subject.classes = classes
+    fixed, done = check.fix_content(subject)
+    assert [category['name'] for category in fixed.content['categories']] == [expected]
+    assert any('joined with' in line for line in done)
+
+
 def test_command_line(run, broken, tmp_path):
     fixed, report = tmp_path / 'fixed.json', tmp_path / 'report.json'
     code, said = run(

@@ -1,7 +1,8 @@
 """Correction of what a check found, as far as it can be done without looking at the pictures."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -32,20 +33,26 @@ def fix_content(subject: Subject, leaked: Iterable[Finding] = ()) -> tuple[Subje
     fixed = Subject(subject.name, content, subject.image_dir, subject.role, subject.classes)
     fixed.files = dict(subject.files)
     done: list[str] = []
-    _fix_categories(content, done)
+    _fix_categories(content, subject.classes or (), done)
     _fix_images(fixed, {finding.image_id for finding in leaked}, done)
     _fix_annotations(fixed, done)
     return fixed, done
 
 
-def _fix_categories(content: dict, done: list[str]) -> None:
+def _fix_categories(content: dict, classes: Sequence[str], done: list[str]) -> None:
     kept: dict[str, dict] = {}
     replaced: dict[Any, Any] = {}  # category id -> the id to use instead
     used = [a.get('category_id') for a in content.get('annotations', []) if isinstance(a, dict)]
+    objects: Counter[str] = Counter()
+    for category in sound_categories(content):
+        objects[category['name']] += used.count(category['id'])
+    groups: dict[str, list[str]] = {}
+    for one, other in near_misses(objects):
+        groups.setdefault(one, [one]).append(other)
     spelling: dict[str, str] = {}
-    names = [c['name'] for c in sound_categories(content)]
-    for one, other in near_misses(names):
-        spelling[other] = spelling.get(one, one)
+    for group in groups.values():  # the name of the config, else of most objects
+        best = max(group, key=lambda name: (name in classes, objects[name]))
+        spelling.update(dict.fromkeys(group, best))
     ids: set = set()
     for category in sound_categories(content):
         name = spelling.get(category['name'], category['name'])
