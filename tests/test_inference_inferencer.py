@@ -74,6 +74,11 @@ def test_inputs_of_every_kind(inferencer, files) -> None:
     assert len(found) == 2 and found[0] == expected[0]
 
 
+def test_what_is_no_image_is_said(inferencer) -> None:
+    with pytest.raises(DataError, match='inputs is a int; expected an image'):
+        inferencer(42)
+
+
 def test_drawings_and_predictions_are_written_as_mmdetection_does(
     inferencer, files, tmp_path
 ) -> None:

@@ -35,7 +35,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add('model', help='name of a published model, or a config file')
     add('checkpoint', nargs='?', metavar='weights', help='file, URL or zoo name')
     add('--weights', help='the same as an option, as in mmdetection 3.x')
-    add('--device', default='cuda:0', help='cuda:0 (if there is one) or cpu')
+    add('--device', help='such as cuda:0 or cpu (default: a GPU if there is one)')
     add(
         '--score-thr',
         '--pred-score-thr',

@@ -30,7 +30,7 @@ def init_detector(
     config: str | os.PathLike[str] | Config,
     checkpoint: str | os.PathLike[str] | None = None,
     palette: str = 'none',
-    device: str | torch.device = 'cuda:0',
+    device: str | torch.device | None = None,
     cfg_options: dict[str, Any] | None = None,
     *,
     prepare: bool = True,
@@ -43,7 +43,8 @@ def init_detector(
             None leaves random weights (with a warning).
         palette: colours for drawing instead of the checkpoint's or data set's own: 'coco', 'voc',
             'random', or a colour name; 'none' keeps them.
-        device: where the detector runs; without CUDA, ``'cuda:0'`` (the default) means the CPU.
+        device: where the detector runs; None: the first GPU where there is CUDA, else the CPU.
+            Without CUDA ``'cuda:0'``, mmdetection's default, means the CPU, with a warning.
         cfg_options: dotted config keys and their values.
         prepare: fold batch norms and use channels-last layout, which is faster and changes results
             by rounding only; parameter names change with it.
@@ -285,7 +286,9 @@ def _palette_of(classes: Sequence[str]) -> list[tuple[int, int, int]]:
     return palette_for(tuple(classes))
 
 
-def _device(device: str | torch.device) -> torch.device:
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        device = 'cuda:0' if torch.cuda.is_available() else 'cpu'
     try:
         device = torch.device(device)
     except RuntimeError as error:

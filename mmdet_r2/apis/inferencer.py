@@ -53,7 +53,7 @@ class DetInferencer:
             :func:`~mmdet_r2.apis.init_detector`. None: the published model that ``weights``
             belongs to.
         weights: path, URL or zoo name of a checkpoint. None with a config file: random weights.
-        device: default: ``'cuda:0'`` where there is CUDA, else ``'cpu'``.
+        device: default: the first GPU where there is CUDA, else the CPU.
         scope: accepted for compatibility; there is only one.
         palette: colours of drawings; 'none': the checkpoint's or data set's own.
         show_progress: a bar on stderr while :meth:`__call__` works.
@@ -83,8 +83,6 @@ class DetInferencer:
         else:
             if not isinstance(model, Config) and (weights or not _is_config_file(model)):
                 model, weights = model_and_weights(model, weights)
-            if device is None:
-                device = 'cuda:0' if torch.cuda.is_available() else 'cpu'
             self.model = init_detector(cast(Any, model), weights, palette, device)
         self.cfg = self.model.cfg
         self.show_progress = show_progress
@@ -297,6 +295,11 @@ def _listed(inputs: Image | Iterable[Image]) -> tuple[Iterable[Image], int | Non
         inputs = find_images(inputs)
     elif is_image(inputs):
         inputs = [inputs]  # type: ignore[list-item]
+    elif not isinstance(inputs, Iterable):
+        raise DataError(
+            f'inputs is a {type(inputs).__name__}; expected an image (path, URL, array, ...), a '
+            'folder, a pattern, or several images.'
+        )
     return inputs, len(inputs) if isinstance(inputs, Sequence) else None  # type: ignore[return-value]
 
 
