@@ -1,6 +1,6 @@
 """Serve a local page where detectors run on dropped images.
 
-python demo/web_demo.py [NAME ...] [--model CONFIG CHECKPOINT] [--device cuda:0] [--port 7860]
+python demo/web_demo.py [NAME ...] [--model CONFIG CHECKPOINT] [--device cpu] [--port 7860]
 
 NAME is a model of the zoo (tools/download.py --list); all whose weights are published are on the
 page where neither NAME nor --model is given. Weights are downloaded when a model is first used.
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         metavar=('CONFIG', 'CHECKPOINT'),
         help='a model of yours; may be given several times',
     )
-    parser.add_argument('--device', default='cuda:0', help='cuda:0 (if there is one) or cpu')
+    parser.add_argument('--device', help='such as cuda:0 or cpu (default: a GPU if there is one)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='where the slider starts')
     parser.add_argument('--keep', type=int, default=2, help='models held in memory at once')
     parser.add_argument('--host', default='127.0.0.1', help='0.0.0.0 lets other machines in')

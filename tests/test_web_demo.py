@@ -108,8 +108,8 @@ def test_file_of_results(findings: web.Findings) -> None:
 def test_the_detector_reads_the_file_whatever_it_holds(tmp_path: Path) -> None:
     (tmp_path / 'note.jpg').write_text('no image')
     payload = SimpleNamespace(path=str(tmp_path / 'note.jpg'))
-    assert web._ImageFile(type='filepath').preprocess(payload) == payload.path
-    assert web._ImageFile(type='filepath').preprocess(None) is None
+    assert web.image_field().preprocess(payload) == payload.path
+    assert web.image_field().preprocess(None) is None
 
 
 def test_shelf_keeps_the_models_used_last(monkeypatch: pytest.MonkeyPatch) -> None:

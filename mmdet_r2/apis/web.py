@@ -52,11 +52,13 @@ class Shelf:
 
     Args:
         choices: name -> config and checkpoint.
-        device: where models run.
+        device: where models run; see :func:`init_detector`.
         keep: models held in memory; the one unused for longest is dropped.
     """
 
-    def __init__(self, choices: dict[str, Choice], device: str = 'cuda:0', keep: int = 2) -> None:
+    def __init__(
+        self, choices: dict[str, Choice], device: str | None = None, keep: int = 2
+    ) -> None:
         if not choices:
             raise ConfigError('the web demo has no model to show: give CONFIG and CHECKPOINT.')
         self.choices = choices
@@ -209,15 +211,16 @@ class Findings:
         return self.classes[label] if label < len(self.classes) else f'class {label}'
 
 
-class _ImageFile(gr.Image):
+def image_field() -> gr.Image:
     """An image field that leaves reading the file to the detector: the component itself answers
-    files that it cannot read, and large ones, with an error of gradio's own."""
-
-    is_template = True  # shown by the parent's frontend
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Path of the file, or None."""
-        return payload and payload.path
+    files that it cannot read, and large ones, with an error of gradio's own.
+    """
+    field = gr.Image(
+        label='Image', type='filepath', image_mode=None, sources=['upload', 'clipboard']
+    )
+    # not a subclass, for which gradio writes a stub file beside this one
+    cast(Any, field).preprocess = lambda payload: payload and payload.path
+    return field
 
 
 def _error(text: str) -> gr.Error:
@@ -239,9 +242,7 @@ def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1):
                 name = gr.Dropdown(names, value=names[0], label='Model', filterable=True)
-                image = _ImageFile(
-                    label='Image', type='filepath', image_mode=None, sources=['upload', 'clipboard']
-                )
+                image = image_field()
                 button = gr.Button('Detect', variant='primary')
                 score = gr.Slider(0, 1, threshold, step=0.01, label='Score threshold')
                 view = gr.Radio([BOXES], value=BOXES, label='Show')
@@ -257,21 +258,21 @@ def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
                 download = gr.DownloadButton('Download JSON', interactive=False)
 
         def detect(
-            name: str, file: str | None, threshold: float, view: str
-        ) -> tuple[Findings, dict, str, np.ndarray | None, dict, dict]:
+            name: str, file: str | None, threshold: float, view: str, before: Findings | None
+        ) -> tuple:
             if file is None:
                 raise _error('There is no image yet: drop one into the field on the left.')
             try:
                 result = shelf.detect(name, file)
             except UserError as error:
-                raise _error(str(error)) from None
+                raise _error(str(error).replace(file, Path(file).name)) from None
             views = result.views()
-            view = view if view in views and view != BOXES else views[0]
+            # the visitor's choice stays while it is one among the same
+            if before is None or before.views() != views:
+                view = views[0]
             return result, gr.Radio(views, value=view), *show(result, threshold, view)
 
-        def show(
-            result: Findings | None, threshold: float, view: str
-        ) -> tuple[str, np.ndarray | None, dict, dict]:
+        def show(result: Findings | None, threshold: float, view: str) -> tuple:
             if result is None:  # the slider was moved before anything was detected
                 return '', None, gr.Dataframe(), gr.DownloadButton()
             headers, rows = result.table(threshold, view)
@@ -282,10 +283,26 @@ def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
                 gr.DownloadButton(value=result.write_json(threshold), interactive=True),
             )
 
+        def clear() -> tuple:
+            return '', None, gr.Dataframe(value=[]), gr.DownloadButton(interactive=False)
+
         shown = [summary, drawing, table, download]
-        button.click(detect, [name, image, score, view], [found, view, *shown], api_name='detect')
+        # cleared first, so that what an error leaves is not taken for its result
+        button.click(clear, None, shown, show_progress='hidden', api_visibility='private').then(
+            detect,
+            [name, image, score, view, found],
+            [found, view, *shown],
+            api_name='detect',
+            show_progress_on=drawing,
+        )
         for control in (score.release, view.input):
-            control(show, [found, score, view], shown, show_progress='hidden', api_name=False)
+            control(
+                show,
+                [found, score, view],
+                shown,
+                show_progress='hidden',
+                api_visibility='private',
+            )
     return app
 
 
