@@ -55,7 +55,7 @@ class Log:
         ends = [each for each in keys if each.rpartition('/')[2] == key]
         if ends:
             return ends[0]
-        near = difflib.get_close_matches(key, [*keys, *(k.rpartition('/')[2] for k in keys)], 3)
+        near = difflib.get_close_matches(key, {*keys, *(k.rpartition('/')[2] for k in keys)}, 3)
         hint = f'; did you mean {" or ".join(near)}?' if near else f'; it has {", ".join(keys)}.'
         if not self.val and ('mAP' in key or 'PQ' in key):
             hint = ': the run has not been validated yet.'
