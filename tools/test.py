@@ -14,7 +14,11 @@ from mmdet_r2.errors import run_cli
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description='Measure a detector on the test data of a config.')
+    parser = argparse.ArgumentParser(
+        description='Measure a detector on the test data of a config.',
+        epilog='example: python tools/test.py mask_rcnn_r2_101_fpn_2x_coco latest.pth '
+        '--eval bbox segm --show-dir pictures',
+    )
     parser.add_argument('config', help='config file, or the name of one that comes with mmdet_r2')
     parser.add_argument('checkpoint', help='checkpoint file, URL or zoo name')
     parser.add_argument(

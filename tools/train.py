@@ -14,7 +14,11 @@ from mmdet_r2.errors import run_cli
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description='Train a detector.')
+    parser = argparse.ArgumentParser(
+        description='Train a detector.',
+        epilog='example: python tools/train.py faster_rcnn_r50_fpn_1x_coco --amp --auto-scale-lr '
+        '--cfg-options train_dataloader.batch_size=4',
+    )
     parser.add_argument('config', help='config file, or the name of one that comes with mmdet_r2')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
