@@ -66,6 +66,8 @@ def test_most_published_models_are_compared():
     assert len(RECORDED) > 70
     five = {name for name, entry in PUBLISHED.items() if '/res2net/' in entry['Config']}
     assert len(five) == 5 and five <= set(RECORDED)
+    eight = {name for name in PUBLISHED if 'syncbn-backbone+head' in name}
+    assert len(eight) == 8 and eight <= set(RECORDED)
 
 
 @pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)

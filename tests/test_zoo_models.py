@@ -274,7 +274,7 @@ def test_the_tables_of_the_docs_are_up_to_date(repo, tmp_path, monkeypatch, caps
 
 def test_the_page_has_every_model_once_and_no_other(repo) -> None:
     text = (repo / 'docs' / 'model_zoo.md').read_text(encoding='utf-8')
-    rows = re.findall(r'^\| \[([\w.-]+)\]\(\.\./(configs/[\w./-]+)\) \|', text, re.M)
+    rows = re.findall(r'^\| \[([\w.+-]+)\]\(\.\./(configs/[\w./+-]+)\) \|', text, re.M)
     assert [name for name, _ in rows] != [] and len(set(rows)) == len(rows)
     assert {name for name, _ in rows} == set(list_models())
     assert all((repo / path).is_file() and Path(path).stem == name for name, path in rows)
