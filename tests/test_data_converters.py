@@ -493,6 +493,12 @@ class TestCSV:
             collect(convert.read_csv(photos / 'x.csv', notes), notes, photos)
         assert f'{photos / "x.csv"}:3: ' in str(error.value)
 
+    def test_an_unknown_class_is_named_with_its_own_line(self, photos, notes):
+        (photos / 'x.csv').write_text('b.jpg,1,2,3,4,apple\nb.jpg,1,2,3,4,aple\n')
+        with pytest.raises(DataError, match=r"x\.csv:2: class 'aple' .*did you mean 'apple'"):
+            list(convert.read_csv(photos / 'x.csv', notes, classes=['apple', 'pear']))
+            notes.finish()
+
     def test_bad_headers(self, photos, notes):
         for header, message in (
             ('image,xmin,ymin,xmax,class', 'no column xmin, ymin, xmax, ymax'),

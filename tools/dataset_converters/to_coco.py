@@ -105,7 +105,7 @@ def main() -> None:
         images = convert.read_labelme(args.source, notes, image_dir)
     elif args.format == 'csv':
         image_dir = image_dir or Path(args.source).parent
-        images = convert.read_csv(args.source, notes, image_dir, args.normalized)
+        images = convert.read_csv(args.source, notes, image_dir, args.normalized, classes)
     else:
         if classes is None or image_dir is None:
             raise DataError('masks needs --images and --classes (the names of classes 1, 2, ...)')

@@ -46,6 +46,7 @@ def read_csv(
     notes: Notes,
     image_dir: str | os.PathLike | None = None,
     normalized: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> Iterator[ImageAnnotations]:
     """The images of a CSV file.
 
@@ -53,6 +54,7 @@ def read_csv(
         path: comma, semicolon or tab separated.
         image_dir: of the images; None: the folder of the file.
         normalized: numbers are fractions of the image size, not pixels.
+        classes: a row of another class is bad; None: any name is a class.
     """
     file = Path(path)
     images = ImageFolder(file.parent if image_dir is None else image_dir)
@@ -75,6 +77,10 @@ def read_csv(
                 found[name] = ImageAnnotations(
                     name, [], [], None, [], width=width, height=height, source=where
                 )
+            label = row.get('class')
+            if label and classes is not None and label not in classes:
+                hint = did_you_mean(label, classes)
+                raise DataError(f'{where}: class {label!r} is not among the classes{hint}')
             _add(found[name], row, normalized, where)
     yield from found.values()
 
