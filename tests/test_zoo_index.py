@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -307,7 +308,7 @@ def test_facts_and_parameters_are_those_of_mmdetection() -> None:
             data = entry.get('Metadata', {})
             assert model.memory == data.get('Training Memory (GB)'), alias
             assert model.epochs == data.get('Epochs'), alias
-            file = entry.get('Weights', '/').rsplit('/', 1)[-1]
+            file = unquote(entry.get('Weights', '/').rsplit('/', 1)[-1])
             assert model.files == ((file,) if file else ()), alias
     assert len(compared) > 75
     done = subprocess.run(

@@ -10,7 +10,7 @@ from .names import urls_of
 # What each folder of configs holds; those of the published systems first.
 TITLES = {
     'res2net': 'Res2Net, mmdetection',
-    'resnest': 'ResNeSt, detectron2',
+    'resnest': 'ResNeSt, detectron2 and mmdetection',
     'maskrcnn_benchmark': 'Res2Net, maskrcnn-benchmark',
     'panoptic_fpn': 'Panoptic FPN, detectron2 and mmdetection',
     'faster_rcnn': 'Faster R-CNN, mmdetection',

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError
+from .transfer import file_name
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class ZooModel:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """File names of its weights."""
-        return tuple(dict.fromkeys(url.rsplit('/', 1)[-1] for url in self.weights))
+        """File names of its weights, as downloads are stored."""
+        return tuple(dict.fromkeys(file_name(url) for url in self.weights))
 
 
 def root() -> Path | None:
