@@ -19,6 +19,7 @@ from mmengine.structures import InstanceData, PixelData
 
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.structures import DetDataSample
+from mmdet_r2.structures.masks import encode_rle
 from mmdet_r2.structures.panoptic import INSTANCE_OFFSET, segments
 
 pytest.importorskip('gradio', reason='the web demo needs gradio (requirements/web.txt)')
@@ -46,7 +47,7 @@ def findings() -> web.Findings:
             bboxes=torch.tensor([[10.0, 5, 30, 20], [30, 20, 50, 30]]),
             scores=torch.tensor([0.9, 0.4]),
             labels=torch.tensor([0, 1]),
-            masks=masks,
+            masks=encode_rle(masks),
         ),
         pred_panoptic_seg=PixelData(sem_seg=panoptic),
     )
@@ -125,7 +126,7 @@ def test_shelf_keeps_the_models_used_last(monkeypatch: pytest.MonkeyPatch) -> No
         )
     )
     monkeypatch.setattr(web, 'init_detector', load)
-    monkeypatch.setattr(web, 'inference_detector', lambda model, image: sample)
+    monkeypatch.setattr(web, 'inference_detector', lambda model, image, masks: sample)
     monkeypatch.setattr(web.mmcv, 'imread', lambda *_, **__: np.zeros((4, 4, 3), np.uint8))
     shelf = web.Shelf({name: web.Choice(name, None) for name in 'abc'}, 'cpu', keep=2)
     for name in 'abacab':
@@ -134,6 +135,8 @@ def test_shelf_keeps_the_models_used_last(monkeypatch: pytest.MonkeyPatch) -> No
     assert loaded == ['a', 'b', 'c', 'b']  # b made room for c, not a, which was used since
     with pytest.raises(ConfigError, match="'d'"):
         shelf.detect('d', 'x.jpg')
+    with pytest.raises(ConfigError, match='--keep 0'):
+        web.Shelf(shelf.choices, keep=0)
 
 
 def test_unknown_model_of_the_command_line(repo: Path) -> None:

@@ -21,7 +21,6 @@ from torch import nn
 
 from ..errors import ConfigError, UserError
 from ..structures import DetDataSample
-from ..structures.masks import encode_rle
 from ..structures.panoptic import INSTANCE_OFFSET
 from ..visualization import draw_instances, draw_panoptic, get_palette
 from .inference import inference_detector, init_detector
@@ -59,6 +58,8 @@ class Shelf:
     def __init__(
         self, choices: dict[str, Choice], device: str | None = None, keep: int = 2
     ) -> None:
+        if keep < 1:
+            raise ConfigError(f'--keep {keep}: expected 1 or more models.')
         if not choices:
             raise ConfigError('the web demo has no model to show: give CONFIG and CHECKPOINT.')
         self.choices = choices
@@ -77,7 +78,7 @@ class Shelf:
             raise ConfigError(f'no model is called {name!r}; choose one of the list.')
         with self._lock:
             model = self._model(name)
-            sample = cast(DetDataSample, inference_detector(model, image))
+            sample = cast(DetDataSample, inference_detector(model, image, masks='rle'))
         pixels = mmcv.imread(image, channel_order='rgb')
         return Findings.of(name, image, pixels, sample, cast(dict, model.dataset_meta))
 
@@ -119,12 +120,8 @@ class Findings:
         sample: DetDataSample,
         meta: dict[str, Any],
     ) -> 'Findings':
-        """Take a result off the device, its masks as run lengths."""
+        """Take a result off the device; its masks are run lengths already."""
         instances = sample.pred_instances.cpu()
-        if 'masks' in instances:
-            rles = encode_rle(instances.masks)
-            del instances.masks
-            instances.masks = rles
         found = sample.get('pred_panoptic_seg')
         return cls(
             model,
