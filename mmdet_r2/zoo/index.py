@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
@@ -173,8 +174,8 @@ def _yaml(path: Path) -> Any:
 
 def find_model(name: str | os.PathLike[str]) -> ZooModel | None:
     """The model called ``name`` (model, alias, config file or weights file, with or without
-    suffix and folder), or None."""
-    wanted = Path(os.fspath(name)).name
+    suffix and folder, or as quoted in an address), or None."""
+    wanted = unquote(Path(os.fspath(name)).name)
     for suffix in ('.py', '.yaml', '.yml'):
         wanted = wanted.removesuffix(suffix)
     for model in models():
