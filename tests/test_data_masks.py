@@ -9,14 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdet_r2.structures import masks as masks_module
 from mmdet_r2.structures.masks import (
     BitmapMasks,
     PolygonMasks,
+    bitmaps,
     encode_rle,
     mask_targets,
     paste_masks,
 )
+from mmdet_r2.structures.masks.paste import _paste_images
 
 
 def random_bitmaps(n=3, height=20, width=30):
@@ -264,7 +265,7 @@ class TestTargets:
         boxes[:, 2:] += boxes[:, :2] + 2
         index = torch.randint(7, (20,))
         whole = mask_targets([masks], [boxes], [index], (7, 7))
-        monkeypatch.setattr(masks_module, '_CHUNK_PIXELS', {'cpu': 2 * 20 * 30})
+        monkeypatch.setattr(bitmaps, '_CHUNK_PIXELS', {'cpu': 2 * 20 * 30})
         assert torch.equal(mask_targets([masks], [boxes], [index], (7, 7)), whole)
         assert 0 < whole.mean() < 1
 
@@ -311,7 +312,7 @@ def detections():
 
 class TestPaste:
     # The function for GPUs is the same arithmetic on any device.
-    ways = pytest.mark.parametrize('paste', [paste_masks, masks_module._paste_images])
+    ways = pytest.mark.parametrize('paste', [paste_masks, _paste_images])
 
     @ways
     @pytest.mark.parametrize('threshold', [0.5, 0.7, 0.2, 1.0])
@@ -357,7 +358,7 @@ class TestPaste:
     def test_groups_and_nothing_at_all(self, detections, paste, monkeypatch):
         probs, boxes, shape = detections
         whole = paste(probs, boxes, shape, 0.5)
-        monkeypatch.setattr(masks_module, '_CHUNK_PIXELS', {'cpu': 5 * shape[0] * shape[1]})
+        monkeypatch.setattr(bitmaps, '_CHUNK_PIXELS', {'cpu': 5 * shape[0] * shape[1]})
         assert torch.equal(paste(probs, boxes, shape, 0.5), whole)
         assert paste(probs[:0], boxes[:0], shape, 0.5).shape == (0, *shape)
 
