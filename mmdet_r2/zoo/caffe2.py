@@ -1,6 +1,7 @@
-"""ImageNet backbones of Caffe2 (MSRA's ``R-50.pkl`` and ``R-101.pkl``), by their blobs' names.
+"""ImageNet backbones of Caffe2 (MSRA's ``R-50.pkl``, ``R-101.pkl`` and, with group norms,
+``R-50-GN.pkl``), by their blobs' names.
 
-Their norms are only a scale and a shift; the standard deviation of the images is part of the first
+Batch norms are only a scale and a shift; the standard deviation of the images is part of the first
 convolution.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from . import settings
+from . import identify, settings
 
 CONVS = {
     'branch2a': 'conv1',
@@ -27,12 +28,13 @@ NORMS = {
 OTHERS = {
     'conv1': 'conv1',
     'res_conv1_bn': 'bn1',
+    'conv1_gn': 'gn1',
     'fc1000': 'fc',
     'pred': 'fc',
 }
 LEAVES = {'w': 'weight', 's': 'weight', 'b': 'bias'}
 
-_BLOCK = re.compile(r'res(\d)_(\d+)_(branch\w+?)(_bn)?$')
+_BLOCK = re.compile(r'res(\d)_(\d+)_(branch\w+?)(_bn|_gn)?$')
 
 
 def matches(source: Mapping[str, Tensor]) -> bool:
@@ -52,7 +54,7 @@ def convert(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[
             weights[key] = value
             continue
         weights[f'{module}.{LEAVES[leaf]}'] = value
-        if leaf == 's':
+        if leaf == 's' and not blob.endswith('_gn'):
             weights[f'{module}.running_mean'] = torch.zeros_like(value)
             weights[f'{module}.running_var'] = torch.ones_like(value)
             weights[f'{module}.num_batches_tracked'] = torch.tensor(0)
@@ -61,7 +63,9 @@ def convert(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[
 
 def note(source: Mapping[str, Tensor], model: nn.Module | None = None) -> str:
     """What a model needs besides the weights, as far as ``model`` does not have it."""
-    parts = (settings.inputs(model, *settings.MSRA), settings.stride_in_1x1(model))
+    groups = 'conv1_gn_s' in source
+    in_1x1 = not groups and not identify.is_resnext(convert(source, {}))
+    parts = (settings.inputs(model, *settings.MSRA), settings.stride_place(model, in_1x1))
     return settings.joined('Caffe2', parts)
 
 
@@ -69,5 +73,7 @@ def _module(blob: str) -> str | None:
     if found := _BLOCK.match(blob):
         stage, block, branch, norm = found.groups()
         layer = (NORMS if norm else CONVS).get(branch)
+        if layer and norm == '_gn':
+            layer = layer.replace('bn', 'gn')
         return layer and f'layer{int(stage) - 1}.{block}.{layer}'
     return OTHERS.get(blob)

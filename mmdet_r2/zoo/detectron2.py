@@ -129,7 +129,8 @@ def note(source: Mapping[str, Tensor], model: nn.Module | None = None) -> str:
     elif 'stem.conv1_1.weight' in body:
         parts.append(settings.inputs(model, *settings.RESNEST))
     if 'stem.conv1.weight' in body or 'res2.0.convs.0.weight' in body:
-        parts.append(settings.stride_in_1x1(model))
+        in_3x3 = identify.is_resnext(weights) or any(key.endswith('gn1.weight') for key in weights)
+        parts.append(settings.stride_place(model, not in_3x3))
     if 'roi_heads.box_predictor.2.bbox_pred.weight' in source:
         parts.append(settings.third_stage(model))
         if 'roi_heads.mask_head.predictor.weight' in source:

@@ -84,6 +84,11 @@ def backbone_keys(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return keys
 
 
+def is_resnext(weights: Mapping[str, Tensor]) -> bool:
+    """Whether the 3x3 convolutions of plain blocks are grouped."""
+    return backbone_keys(weights).get('type') == 'ResNeXt'
+
+
 def _bare(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix('backbone.'): value for key, value in weights.items()}
 
@@ -240,13 +245,14 @@ def _names_of(found: Architecture) -> re.Pattern[str] | None:
 _FOLDERS = {'maskrcnn-benchmark': 'maskrcnn_benchmark', 'mmdetection 1.x': 'legacy_1.x'}
 
 
-def config_hint(weights: Mapping[str, Tensor], lineage: str) -> str:
+def config_hint(weights: Mapping[str, Tensor], lineage: str, difference: str = '') -> str:
     """Which config to use for weights (by our names): 'use the config X', 'use a config like X with
     its Y' (a backbone), or '' where there is none of their family.
 
     Args:
         weights: of a detector.
         lineage: whose arithmetic of boxes it was trained with; see :mod:`.settings`.
+        difference: what no config has of it, as the end of a sentence: 'with its group norms'.
     """
     from ..config import shipped_configs
 
@@ -274,8 +280,9 @@ def config_hint(weights: Mapping[str, Tensor], lineage: str) -> str:
         for name in names:
             if pattern and pattern.match(name):
                 place = _place(known[name])
+                changes = ' and '.join(part for part in (change, difference) if part)
                 return (
-                    f'use a config like {place} {change}' if change else f'use the config {place}'
+                    f'use a config like {place} {changes}' if changes else f'use the config {place}'
                 )
     return ''
 

@@ -52,16 +52,18 @@ def inputs(
     )
 
 
-def stride_in_1x1(model: nn.Module | None) -> str:
-    """The stride of a stage in its first 1x1 convolution, as the published models of detectron2 and
-    maskrcnn-benchmark have it."""
+def stride_place(model: nn.Module | None, in_1x1: bool) -> str:
+    """Which convolution has a stage's stride: the first 1x1, as in most published models of
+    detectron2 and maskrcnn-benchmark, or the 3x3, as in their ResNeXts and those with group
+    norms."""
     if model is not None:
         conv = getattr(_first_block(model, 'layer2'), 'conv1', None)
-        if conv is None or max(conv.stride) > 1:
+        if conv is None or (max(conv.stride) > 1) == in_1x1:
             return ''
+    has, style, other = ('first 1x1', 'caffe', '3x3') if in_1x1 else ('3x3', 'pytorch', 'first 1x1')
     return (
-        "in published ones the first 1x1 convolution has the stride (backbone.style='caffe'), not "
-        'the 3x3, which costs several AP'
+        f'in published ones the {has} convolution has the stride (backbone.style={style!r}), not '
+        f'the {other}, which costs several AP'
     )
 
 
@@ -85,6 +87,19 @@ def norms_without_epsilon(model: nn.Module | None) -> str:
     return (
         "its norms are constants without epsilon (backbone.norm_cfg=dict(type='FrozenBN', eps=0, "
         'requires_grad=False))'
+    )
+
+
+def group_norms(model: nn.Module | None) -> str:
+    """Group norms in backbone, pyramid and heads. Where only some parts have them, the names of
+    the tensors that do not fit say so."""
+    if model is not None:
+        backbone = getattr(model, 'backbone', model)
+        if any(isinstance(module, nn.GroupNorm) for module in backbone.modules()):
+            return ''
+    return (
+        "its norms are group norms (norm_cfg=dict(type='GN', num_groups=32, requires_grad=True) of "
+        'backbone, neck and heads, those of boxes a Shared4Conv1FCBBoxHead)'
     )
 
 
