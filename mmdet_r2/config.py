@@ -338,6 +338,7 @@ def origins(path: str | Path, overrides: dict[str, Any] | None = None) -> dict[s
             entries = list(_entries_of_value(file.content, ()))
         else:
             entries = list(_entries_of_tree(file.tree))
+        inherited = {key: list(places) for key, places in found.items()}
         for keys, line, kind, value in entries:
             key = '.'.join(keys)
             if kind != 'merge':  # a constant, a list or `_delete_=True`: nothing below it survives
@@ -345,6 +346,11 @@ def origins(path: str | Path, overrides: dict[str, Any] | None = None) -> dict[s
                     del found[other]
             if kind == 'delete':
                 found[key] = []
+            if kind == 'base':  # set where the base set its parts
+                for other, places in inherited.items():
+                    if other == value or other.startswith(f'{value}.'):
+                        found[key + other.removeprefix(value)] = list(places)
+                value = None
             found.setdefault(key, []).append(Origin(str(file.path), line, value))
     for key, value in (overrides or {}).items():
         for other in [name for name in found if name.startswith(key + '.')]:
@@ -362,9 +368,8 @@ def origin_of(table: dict[str, list[Origin]], key: str) -> list[Origin]:
     return []
 
 
-_Entry = tuple[
-    tuple[str, ...], int, str, Any
-]  # keys, line, 'merge' | 'replace' | 'delete', constant
+# keys, line, 'merge' | 'replace' | 'delete' | 'base', constant; of 'base' the key in the base
+_Entry = tuple[tuple[str, ...], int, str, Any]
 
 
 def _entries_of_value(value: Any, keys: tuple[str, ...]) -> Iterator[_Entry]:
@@ -452,6 +457,8 @@ def _entries_of_node(
                 yield from _entries_of_node(
                     item, (*keys, str(index)), item.lineno, variables, depth
                 )
+    elif len(path := _path_of(node)) > 1 and path[0] == '_base_':
+        yield keys, line, 'base', '.'.join(path[1:])
     else:
         yield keys, line, 'replace', _constant(node)
 

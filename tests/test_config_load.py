@@ -317,6 +317,27 @@ env_cfg['resource_limit'] = 5
     assert 'env_cfg.cudnn_benchmark' not in table
 
 
+def test_origin_follows_a_value_taken_from_the_base(tmp_path: Path) -> None:
+    base = """
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(60, 40)),
+]
+data_root = 'a'
+"""
+    child = """
+_base_ = './base.py'
+train_pipeline = []
+parts = [dict(pipeline=_base_.train_pipeline, data_root=_base_.data_root)]
+"""
+    table = origins(write(tmp_path, base=base, child=child))
+    assert [str(o) for o in origin_of(table, 'parts.0.pipeline.1.scale')] == [
+        f'{tmp_path}/base.py:4'
+    ]
+    places = [str(o) for o in origin_of(table, 'parts.0.data_root')]
+    assert places == [f'{tmp_path}/base.py:6', f'{tmp_path}/child.py:4']
+
+
 def test_print_config_prints_origins(repo: Path, tmp_path: Path) -> None:
     path = write(tmp_path, base=BASE, child=CHILD)
     command = [sys.executable, str(repo / 'tools/misc/print_config.py'), str(path)]
