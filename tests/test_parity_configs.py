@@ -8,7 +8,7 @@ import torch
 import yaml
 from parity import cases, ours
 
-from mmdet_r2.config import load_config
+from mmdet_r2.config import config_files, load_config
 from mmdet_r2.registry import MODELS, init_scope
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
@@ -79,6 +79,20 @@ def test_config_is_readable_in_one_screen(file):
     assert len(text.splitlines()) <= 40
     bases = [line for line in text.splitlines() if "'../" in line]
     assert len(bases) == 4 and all("'../_base_/" in line for line in bases), 'one level of _base_'
+
+
+def test_inheritance_is_as_documented():
+    """Published configs name four blocks or a config beside them; blocks one of their kind."""
+    kinds = ['_base_/models', '_base_/datasets', '_base_/schedules', '_base_']
+    for file in sorted({CONFIGS.parent / entry['Config'] for entry in PUBLISHED.values()}):
+        config = config_files(file)
+        if len(config.bases) == 1:
+            (config,) = config.bases
+            assert config.path.parent == file.parent
+        assert [b.path.parent.relative_to(CONFIGS).as_posix() for b in config.bases] == kinds, file
+    for file in sorted(CONFIGS.glob('_base_/*/*.py')):
+        bases = config_files(file).bases
+        assert len(bases) <= 1 and all(base.path.parent == file.parent for base in bases), file
 
 
 @pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)

@@ -1,36 +1,10 @@
 # bash tools/dist_train.sh configs/resnest/faster_rcnn_s101_fpn_syncbn-backbone+head_mstrain-range_1x_coco.py 8
 # Published with mmdetection 2.x: box AP 44.5 on val2017; 7.1 GB per GPU in training.
-_base_ = [
-    '../_base_/models/faster_rcnn_r50_fpn.py',
-    '../_base_/datasets/coco_detection.py',
-    '../_base_/schedules/schedule_1x.py',
-    '../_base_/default_runtime.py',
-]
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomResize', scale=[(1333, 640), (1333, 800)], keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-
-# The neck and the RPN have no norms; those of backbone and heads count over all GPUs.
-norm_cfg = dict(type='SyncBN', requires_grad=True)
+_base_ = './faster_rcnn_s50_fpn_syncbn-backbone+head_mstrain-range_1x_coco.py'
 model = dict(
-    data_preprocessor=dict(mean=[123.68, 116.779, 103.939], std=[58.393, 57.12, 57.375]),
     backbone=dict(
-        type='ResNeSt',
         depth=101,
         stem_channels=128,
-        radix=2,
-        reduction_factor=4,
-        avg_down_stride=True,
-        norm_cfg=norm_cfg,
-        norm_eval=False,
         init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnest101'),
-    ),
-    roi_head=dict(
-        bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=256, norm_cfg=norm_cfg),
     ),
 )

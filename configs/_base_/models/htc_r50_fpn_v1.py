@@ -1,11 +1,11 @@
-# Hybrid Task Cascade (https://arxiv.org/abs/1901.07518) with ResNet-50 and FPN, three stages, 80
-# classes, and a semantic branch of 183 classes of things and stuff: the arithmetic of mmdetection
-# 1.x. Boxes count pixels: one of width w ends at x2 = x1 + w - 1, hence every offset=1. Such boxes
-# exist from the last transform (PixelBoxes) to the detector's results, which are x1, y1, x1 + w,
-# y1 + h again.
+# Hybrid Task Cascade (https://arxiv.org/abs/1901.07518) with ResNet-50 and FPN in the arithmetic of
+# mmdetection 1.x: its Cascade Mask R-CNN with three mask heads, which pass on their features, and a
+# semantic branch of 183 classes of things and stuff.
+_base_ = './cascade_mask_rcnn_r50_fpn_v1.py'
 model = dict(
     type='HybridTaskCascade',
     data_preprocessor=dict(
+        _delete_=True,
         type='DetDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
@@ -13,88 +13,10 @@ model = dict(
         pad_seg=True,
         pad_size_divisor=32,
     ),
-    backbone=dict(
-        type='ResNet',
-        depth=50,
-        num_stages=4,
-        out_indices=(0, 1, 2, 3),
-        frozen_stages=1,
-        norm_cfg=dict(type='BN', requires_grad=True),
-        # A batch of two is too small for batch statistics: ImageNet's stay, the affine is trained.
-        norm_eval=True,
-        style='pytorch',
-        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'),
-    ),
-    neck=dict(type='FPN', in_channels=[256, 512, 1024, 2048], out_channels=256, num_outs=5),
-    rpn_head=dict(
-        type='RPNHead',
-        in_channels=256,
-        feat_channels=256,
-        anchor_generator=dict(
-            type='LegacyAnchorGenerator',
-            scales=[8],
-            ratios=[0.5, 1.0, 2.0],
-            strides=[4, 8, 16, 32, 64],
-            center_offset=0.5,
-            rounding='corners',
-        ),
-        bbox_coder=dict(
-            type='DeltaXYWHBBoxCoder',
-            target_means=[0.0, 0.0, 0.0, 0.0],
-            target_stds=[1.0, 1.0, 1.0, 1.0],
-            offset=1,
-        ),
-        loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
-        loss_bbox=dict(type='SmoothL1Loss', beta=1.0 / 9.0, loss_weight=1.0),
-    ),
     roi_head=dict(
         type='HybridTaskCascadeRoIHead',
         interleaved=True,
         mask_info_flow=True,
-        num_stages=3,
-        stage_loss_weights=[1, 0.5, 0.25],
-        bbox_roi_extractor=dict(
-            type='SingleRoIExtractor',
-            roi_layer=dict(
-                type='RoIAlign', output_size=7, sampling_ratio=2, aligned=False, end_offset=1
-            ),
-            out_channels=256,
-            featmap_strides=[4, 8, 16, 32],
-            offset=1,
-        ),
-        # One head per stage; their deltas shrink as the boxes get better.
-        bbox_head=[
-            dict(
-                type='Shared2FCBBoxHead',
-                in_channels=256,
-                fc_out_channels=1024,
-                roi_feat_size=7,
-                num_classes=80,
-                bbox_coder=dict(
-                    type='DeltaXYWHBBoxCoder',
-                    target_means=[0.0, 0.0, 0.0, 0.0],
-                    target_stds=stds,
-                    offset=1,
-                ),
-                reg_class_agnostic=True,
-                loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-                loss_bbox=dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0),
-            )
-            for stds in (
-                [0.1, 0.1, 0.2, 0.2],
-                [0.05, 0.05, 0.1, 0.1],
-                [0.033, 0.033, 0.067, 0.067],
-            )
-        ],
-        mask_roi_extractor=dict(
-            type='SingleRoIExtractor',
-            roi_layer=dict(
-                type='RoIAlign', output_size=14, sampling_ratio=2, aligned=False, end_offset=1
-            ),
-            out_channels=256,
-            featmap_strides=[4, 8, 16, 32],
-            offset=1,
-        ),
         # The first head has no predecessor whose features it would take up.
         mask_head=[
             dict(
@@ -129,76 +51,5 @@ model = dict(
             loss_seg=dict(type='CrossEntropyLoss', ignore_index=255, loss_weight=0.2),
         ),
     ),
-    train_cfg=dict(
-        rpn=dict(
-            assigner=dict(
-                type='MaxIoUAssigner',
-                pos_iou_thr=0.7,
-                neg_iou_thr=0.3,
-                min_pos_iou=0.3,
-                match_low_quality=True,
-                ignore_iof_thr=-1,
-                offset=1,
-            ),
-            sampler=dict(
-                type='RandomSampler',
-                num=256,
-                pos_fraction=0.5,
-                neg_pos_ub=-1,
-                add_gt_as_proposals=False,
-            ),
-            allowed_border=0,
-            pos_weight=-1,
-        ),
-        rpn_proposal=dict(
-            nms_pre=2000,
-            max_per_img=2000,
-            nms=dict(type='nms', iou_threshold=0.7),
-            min_bbox_size=0,
-            offset=1,
-        ),
-        # One entry per stage: what counts as an object gets stricter.
-        rcnn=[
-            dict(
-                assigner=dict(
-                    type='MaxIoUAssigner',
-                    pos_iou_thr=iou,
-                    neg_iou_thr=iou,
-                    min_pos_iou=iou,
-                    match_low_quality=True,
-                    ignore_iof_thr=-1,
-                    offset=1,
-                ),
-                sampler=dict(
-                    type='RandomSampler',
-                    num=512,
-                    pos_fraction=0.25,
-                    neg_pos_ub=-1,
-                    add_gt_as_proposals=True,
-                ),
-                mask_size=28,
-                mask_target='truncated',
-                pos_weight=-1,
-            )
-            for iou in (0.5, 0.6, 0.7)
-        ],
-    ),
-    test_cfg=dict(
-        rpn=dict(
-            nms_pre=1000,
-            max_per_img=1000,
-            nms=dict(type='nms', iou_threshold=0.7),
-            min_bbox_size=0,
-            offset=1,
-        ),
-        rcnn=dict(
-            score_thr=0.001,
-            nms=dict(type='nms', iou_threshold=0.5),
-            max_per_img=100,
-            mask_thr_binary=0.5,
-            nms_after_rescale='always',  # with masks too
-            mask_paste='truncated',
-            offset=1,
-        ),
-    ),
+    test_cfg=dict(rcnn=dict(score_thr=0.001)),
 )
