@@ -2,6 +2,7 @@
 
 import email.utils
 import errno
+import gzip
 import hashlib
 import http.server
 import importlib
@@ -69,6 +70,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         how, name = self.path.split('/')[1], self.path.rpartition('/')[2]
         first = server.hows().count(how) == 1
         content = server.content
+        if how == 'flat' and self.path.count('/') > 2:
+            return self.send_error(404)
         if how == 'missing':
             time.sleep(0.3 if name.startswith('slow') else 0)
             return self.send_error(404)
@@ -79,6 +82,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(0.5)
         if how == 'page':
             return self.reply(b'<html>log in first</html>', type='text/html')
+        if how == 'disguised':
+            return self.reply(b'\n<!DOCTYPE html><html>log in first</html>')
+        if how == 'nothing':
+            return self.reply(b'')
+        if how == 'gzip':
+            return self.reply(gzip.compress(content), encoding='gzip')
+        if how == 'nonsense':
+            return self.reply(content, 'many')
+        if how == 'cut_chunk':
+            return self.chunk(content)
+        if how == 'noise':
+            self.wfile.write(b'\x1b[31m hello\r\n\r\n')
+            return None
+        if how == 'nowhere':
+            return self.reply(b'', code=302)
         if how == 'busy' and first:
             return self.send_error(503)
         if how == 'limited' and first:
@@ -110,10 +128,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self.reply(part[:end], length, start)
 
     def reply(
-        self, part: bytes, length: int | None = -1, start: int = 0, type: str = 'application/x'
+        self,
+        part: bytes,
+        length: int | str | None = -1,
+        start: int = 0,
+        type: str = 'application/x',
+        encoding: str = '',
+        code: int = 200,
     ) -> None:
-        self.send_response(206 if start else 200)
+        self.send_response(206 if start else code)
         self.send_header('Content-Type', type)
+        if encoding:
+            self.send_header('Content-Encoding', encoding)
         if start:
             total = len(self.server.content)
             self.send_header('Content-Range', f'bytes {start}-{total - 1}/{total}')
@@ -121,6 +147,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header('Content-Length', str(len(part) if length == -1 else length))
         self.end_headers()
         self.wfile.write(part)
+
+    def chunk(self, content: bytes) -> None:
+        """The first ten bytes of what shall be a hundred."""
+        self.protocol_version = 'HTTP/1.1'
+        self.send_response(200)
+        self.send_header('Transfer-Encoding', 'chunked')
+        self.end_headers()
+        self.wfile.write(b'64\r\n' + content[:10])
+        self.close_connection = True
 
     def drip(self, part: bytes, length: int | None) -> None:
         """Half of it at once, the rest a byte at a time."""
@@ -229,6 +264,57 @@ def test_every_address_is_in_the_error_with_its_reason(server, cache) -> None:
     assert f'its hash must begin with {expected_hash(NAME)}' in text
     assert not list(cache.rglob('*.pth')), 'wrong bytes were kept'
     assert server.hows() == ['missing', 'wrong', 'page', 'elsewhere'], 'asked again, or too early'
+
+
+@pytest.mark.parametrize(
+    ('how', 'reason'),
+    [
+        ('loop', 'redirects in a circle, or too often'),
+        ('nowhere', 'redirects to nowhere'),
+        ('gzip', 'sent it compressed (gzip), which it was not asked for'),
+        ('disguised', 'got a web page instead of the file'),
+        ('nothing', 'sent nothing'),
+        ('cut_chunk', 'cut short'),
+        ('noise', 'no proper answer (?[31m hello)'),
+    ],
+)
+def test_what_is_wrong_is_told_in_plain_words(server, how, reason) -> None:
+    url = server.url(how)
+    assert f'{url}: {reason}. By hand' in refused(url)
+    free = server.url(how, 'a.pth')
+    assert f'{free}: {reason}. By hand' in refused(free, unverified=True)
+
+
+def test_a_length_that_is_no_number_does_no_harm(server) -> None:
+    assert download(server.url('nonsense')).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ('name', 'stored'), [(f'ü b-{NAME}', f'ü b-{NAME}'), (f'a%2Bb-{NAME}', f'a+b-{NAME}')]
+)
+def test_any_letter_may_be_in_an_address(server, cache, name, stored) -> None:
+    assert download(server.url('good', name)).read_bytes() == CONTENT
+    assert files(cache) == [f'checkpoints/{stored}']
+
+
+@pytest.mark.parametrize(
+    'url',
+    [
+        'https://host',
+        'https://host/folder/',
+        'https://host/..',
+        'https://host/%2e%2e',
+        'https://host/a%00b.pth',
+        'https://host/' + 'x' * 250 + '.pth',
+        'https:///a.pth',
+        'https://[::1/a.pth',
+        'https://host:port/a.pth',
+        'detectron2://',
+    ],
+)
+def test_an_address_of_no_file_is_refused(url) -> None:
+    with pytest.raises(CheckpointError, match='is not the address of a file'):
+        fetch(url, unverified=True)
 
 
 def test_a_broken_transfer_is_resumed(server) -> None:
@@ -369,7 +455,9 @@ def test_what_was_taken_unverified_must_stay_the_same(server, cache, capsys) -> 
     assert download(url).read_bytes() == CONTENT and 'is damaged' in capsys.readouterr().err
     path.unlink()
     server.content = CONTENT[::-1]
-    assert 'wrong content' in refused(url) and not path.exists()
+    text = refused(url)
+    assert 'wrong content' in text and not path.exists()
+    assert f'as {path}.sha256 notes from the first time' in text
 
 
 def test_without_a_hash_nothing_is_resumed_or_confused(server, cache) -> None:
@@ -386,7 +474,11 @@ def test_a_damaged_file_of_the_cache_is_fetched_again(server, cache, capsys) -> 
     path = download(server.url('good'))
     path.write_bytes(CONTENT[:-1])
     assert download(server.url('good')) == path and path.read_bytes() == CONTENT
-    assert f'{path} is damaged: it is downloaded again' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f'{path} is damaged: its hash does not begin' in said and '; it is downloaded\n' in said
+    path.write_bytes(CONTENT[:-1])
+    download([server.url('missing'), server.url('noresume'), server.url('good')])
+    assert capsys.readouterr().err.count('is damaged') == 1, 'told once, not for every address'
 
 
 @pytest.mark.parametrize('kind', ['sha256', 'sha1', 'md5'])
@@ -415,7 +507,7 @@ def test_the_mirror_folder_comes_first_and_is_verified(server, tmp_path, monkeyp
     assert download(server.url('good')) == zoo / NAME
     assert server.requests == []
     (zoo / NAME).write_bytes(b'damaged')
-    assert 'SHA-256 does not begin with' in refused(server.url('missing'))
+    assert 'is damaged: its hash does not begin with' in refused(server.url('missing'))
     monkeypatch.setenv('MMDET_R2_ZOO', str(zoo / 'typo'))
     assert f'MMDET_R2_ZOO is {zoo / "typo"}, which is no folder' in refused(server.url('missing'))
     monkeypatch.setenv('MMDET_R2_ZOO', str(zoo))
@@ -424,6 +516,9 @@ def test_the_mirror_folder_comes_first_and_is_verified(server, tmp_path, monkeyp
     nested.parent.mkdir()
     nested.write_bytes(CONTENT)
     assert download(server.url('good')) == nested
+    (nested.parent / f'a+{NAME}').write_bytes(CONTENT)
+    assert download(server.url('good', f'a%2B{NAME}')).name == f'a+{NAME}'
+    assert server.requests == [('/missing/' + NAME, None)] * 2
 
 
 def test_a_general_name_in_the_mirror_needs_its_path(server, tmp_path, monkeypatch) -> None:
@@ -444,6 +539,10 @@ def test_the_mirror_may_be_a_server(server, monkeypatch) -> None:
     monkeypatch.setenv('MMDET_R2_ZOO', server.url('good', '')[:-1] + '/copy/')
     assert download(f'https://a.invalid/b/{NAME}').read_bytes() == CONTENT
     assert server.requests == [(f'/good/copy/b/{NAME}', None)]
+    monkeypatch.setenv('MMDET_R2_ZOO', server.url('flat', '')[:-1])
+    other = f'a%2B{NAME}'
+    assert download(f'https://a.invalid/b/{other}').read_bytes() == CONTENT
+    assert [path for path, _ in server.requests[1:]] == [f'/flat/b/{other}', f'/flat/{other}']
 
 
 @pytest.mark.parametrize('value', ['1', 'true'])
@@ -462,7 +561,8 @@ def test_offline_tells_what_is_wrong_with_the_mirror(server, tmp_path, monkeypat
     monkeypatch.setenv('MMDET_R2_OFFLINE', '1')
     monkeypatch.setenv('MMDET_R2_ZOO', str(tmp_path))
     (tmp_path / NAME).write_bytes(b'damaged')
-    assert f'{tmp_path / NAME}: its SHA-256 does not begin with' in refused(server.url('good'))
+    text = refused([server.url('good'), server.url('noresume')])
+    assert text.count(f'{tmp_path / NAME} is damaged') == 1
     monkeypatch.setenv('MMDET_R2_ZOO', str(tmp_path / 'typo'))
     assert 'which is no folder' in refused(server.url('good'))
 
@@ -521,12 +621,13 @@ def test_four_processes_cause_one_request(server, cache) -> None:
     assert len(server.requests) == 1 and files(cache) == [f'checkpoints/{NAME}']
 
 
-def test_four_processes_fail_together(server) -> None:
+def test_four_processes_fail_together(server, cache) -> None:
     name = 'slow' + NAME
     texts = _in_children(4, lambda: download(server.url('missing', name)))
     assert all('HTTP 404' in text for text in texts)
     assert len(server.requests) == 1, 'an address that failed for one was tried by the others'
     assert 'HTTP 404' in refused(server.url('missing', name)) and len(server.requests) == 2
+    assert files(cache) == [], 'what failed leaves something behind'
 
 
 def test_threads_take_turns_too(server) -> None:
@@ -585,6 +686,22 @@ def test_a_read_only_cache_serves_what_it_has(server, cache) -> None:
     before = path.parent.stat().st_mtime_ns
     assert download(server.url('good')) == path and path.parent.stat().st_mtime_ns == before
     path.parent.chmod(0o755)
+
+
+def test_a_user_without_a_home_folder(server, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv('HOME')
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setattr(os, 'getuid', lambda: 54321)
+    assert download(server.url('good')).read_bytes() == CONTENT
+    monkeypatch.delenv('MMDET_R2_CACHE')
+    assert 'home folder is not known: set MMDET_R2_CACHE' in refused(server.url('good'))
+
+
+def test_a_copy_that_cannot_be_written(server, tmp_path) -> None:
+    download(server.url('good'))
+    (tmp_path / 'file').write_bytes(b'')
+    text = refused(server.url('good'), folder=tmp_path / 'file')
+    assert f'{tmp_path / "file" / NAME}: cannot be written' in text
 
 
 def test_a_disk_that_is_full_before(server, cache, monkeypatch) -> None:

@@ -81,9 +81,13 @@ def test_an_unknown_name_gets_the_nearest() -> None:
         (download_model, CheckpointError),
         (names.fetch, CheckpointError),
     ):
-        with pytest.raises(error, match=nearest) as found:
-            ask('mask_rcnn_r2_101_2x_coco')
-        assert '\n' not in str(found.value)
+        for name in ('mask_rcnn_r2_101_2x_coco', 'Mask_RCNN_R2_101_2x_COCO'):
+            with pytest.raises(error, match=nearest) as found:
+                ask(name)
+            assert '\n' not in str(found.value)
+        for name in ('', '.', 'x' * 300):
+            with pytest.raises(error):
+                ask(name)
     with pytest.raises(CheckpointError, match="checkpoint 'auto'"):
         weights_of(get_config(MASK).__class__(dict(model={})))
 
@@ -139,6 +143,19 @@ def test_auto_is_the_published_weights(small_zoo) -> None:
         assert 'masks' in found.pred_instances
     fresh = get_model('small', pretrained=False).state_dict()
     assert not torch.equal(fresh['backbone.stem.0.weight'], weights['backbone.stem.0.weight'])
+
+
+def test_what_lies_in_the_folder_does_not_hide_a_model(small_zoo, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert download_model('small', 'small').parent == Path('small')
+    assert download_model('small', 'small') == download_model('small', Path('small'))
+    assert names.fetch('small').parent == tmp_path / 'cache' / 'checkpoints'
+    with pytest.raises(CheckpointError, match='work_dirs/small: no such checkpoint file'):
+        names.fetch('work_dirs/small')
+    (tmp_path / 'small.py').write_text('a = 1')
+    with pytest.raises(ConfigError, match='is a file of yours'):
+        get_config('small.py')
+    assert get_config('small').model.type == 'MaskRCNN'
 
 
 def test_download_puts_weights_and_config_into_a_folder(small_zoo, tmp_path) -> None:

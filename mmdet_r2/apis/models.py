@@ -30,7 +30,8 @@ def get_config(name: str | os.PathLike[str]) -> Config:
     """The config of a published model, found by any of its names.
 
     Raises:
-        ConfigError: there is no such model; the message has the nearest names.
+        ConfigError: there is no such model (the message has the nearest names); or ``name`` is a
+            file that is only called like one.
     """
     return load_config(_model(name).config)
 
@@ -49,7 +50,7 @@ def get_model(
         device: where the detector is put.
 
     Raises:
-        ConfigError: there is no such model; the message has the nearest names.
+        ConfigError: as :func:`get_config`.
         CheckpointError: ``pretrained``, and nobody published weights; or they cannot be downloaded,
             or are not what was published.
     """
@@ -59,10 +60,14 @@ def get_model(
 
 
 def _model(name: str | os.PathLike[str]) -> ZooModel:
-    model = find_model(name)
+    text = os.fspath(name)
+    model = find_model(text)
     if model is None:
+        near = nearest(Path(text).name.removesuffix('.py'), names())
+        raise ConfigError(f'{text or repr(text)}: no published model is called so; {near}.')
+    if os.path.isfile(text) and not model.config.samefile(text):
         raise ConfigError(
-            f'{os.fspath(name)}: no published model is called so; '
-            f'{nearest(Path(name).name.removesuffix(".py"), names())}.'
+            f'{text}: is a file of yours, not the published config of that name; read it with '
+            'mmdet_r2.config.load_config, or give it to init_detector.'
         )
     return model

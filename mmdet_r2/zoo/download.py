@@ -14,14 +14,16 @@ import hashlib
 import os
 import random
 import re
+import shutil
 import sys
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, DataError
+from ..files import replacing
 from . import index
 from .lock import exclusive
 from .transfer import StorageFailed, TransferFailed, file_name, transfer
@@ -53,11 +55,23 @@ class _File:
 
 
 def cache_dir() -> Path:
-    """Folder for downloaded files (not created here)."""
+    """Folder for downloaded files (not created here).
+
+    Raises:
+        CheckpointError: it would be in the home folder, and the system names none.
+    """
     if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
-    base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    return Path(base).expanduser() / 'mmdet_r2'
+        folder = home_path(chosen)
+    else:
+        folder = home_path(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'mmdet_r2'
+    if folder.parts[:1] == ('~',):
+        raise CheckpointError(f'the home folder is not known: set {CACHE_VARIABLE} to a folder.')
+    return folder
+
+
+def home_path(text: str | os.PathLike[str]) -> Path:
+    """A path with its ``~`` replaced, which stays where there is no such home folder."""
+    return Path(os.path.expanduser(text))
 
 
 def offline() -> bool:
@@ -123,25 +137,20 @@ def download(
     urls = [urls] if isinstance(urls, str) else list(urls)
     files = [_file(url, folder) for url in urls]
     reasons: list[str] = []
-    for file in files:
-        found = _from_mirror(file, reasons)
-        if found is not None:
-            return found if folder is None else _copied(found, file.target)
-    for file in files:
-        found = _cached(file) or _elsewhere(file)
-        if found is None and folder is not None:
-            found = _cached(_file(file.url, None, file.wanted))
-        if found is not None:
-            return found if folder is None else _copied(found, file.target)
+    found = _from_mirror(files, reasons) or _already_here(files, folder, reasons)
+    if found is not None:
+        return found if folder is None else _copied(found, home_path(folder) / found.name)
     if offline():
-        places = '; '.join([f'{files[0].name} is not in {files[0].target.parent}', *reasons])
+        places = '; '.join(reasons or [f'{files[0].name} is not in {files[0].target.parent}'])
         raise CheckpointError(
             f'{places}; it is not downloaded because {OFFLINE_VARIABLE} is set. {_by_hand(files)}'
         )
     allowed = [file for file in files if file.wanted or unverified]
-    reasons += [f'{f.url}: nobody published a hash of it' for f in files if f not in allowed]
     if not allowed:
         raise CheckpointError(_unknown_content(files))
+    for reason in reasons:
+        print(f'{reason}; it is downloaded', file=sys.stderr)
+    reasons += [f'{f.url}: nobody published a hash of it' for f in files if f not in allowed]
     groups: dict[Path, list[_File]] = {}
     for file in (*_on_mirror(allowed), *allowed):
         groups.setdefault(file.target, []).append(file)
@@ -170,11 +179,11 @@ def _file(
     if '#sha256=' in url and given is None:
         raise CheckpointError(f'{url}: #sha256= needs 8 to 64 hex digits.')
     url = url.partition('#')[0]
-    name = file_name(url)
+    name = _name_of(url)
     known = (expected_hash(name), index.weights_hash(name), given and given.group(1))
     wanted = wanted or tuple(dict.fromkeys(digits for digits in known if digits))
     if folder is not None:
-        target = Path(folder).expanduser() / name
+        target = home_path(folder) / name
     else:
         # by name where the content is known, else apart for every address
         apart = '' if wanted else hashlib.sha256(url.encode()).hexdigest()[:8]
@@ -182,6 +191,19 @@ def _file(
     if not wanted and (note := _note(target)).is_file():
         wanted = tuple(note.read_text().split()[:1])
     return _File(url, name, target, wanted)
+
+
+def _name_of(url: str) -> str:
+    """What the file of an address is stored as."""
+    try:
+        parts, name = urllib.parse.urlsplit(url), file_name(url)
+        known = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # no number as port, brackets that do not close
+        known = False
+    # 'x.pth.part' and '.x.pth.lock' will be beside it
+    if not known or name in ('', '.', '..') or not name.isprintable() or len(name.encode()) > 240:
+        raise CheckpointError(f'{url}: is not the address of a file.')
+    return name
 
 
 def _note(target: Path) -> Path:
@@ -197,82 +219,78 @@ def wrong_hash(path: Path, wanted: Sequence[str]) -> str | None:
 # ------------------------------------------------------------------------------ files already here
 
 
-def _from_mirror(file: _File, reasons: list[str]) -> Path | None:
+def _from_mirror(files: Sequence[_File], reasons: list[str]) -> Path | None:
     """The file in the folder that the user names. One without any known hash is believed there, if
     it is under its whole path, or under a name that only one model of the index has."""
     chosen = os.environ.get(MIRROR_VARIABLE, '')
     if not chosen or chosen.startswith(('http://', 'https://')):
         return None
-    folder = Path(chosen).expanduser()
-    missing = f'{MIRROR_VARIABLE} is {chosen}, which is no folder'
-    if not folder.is_dir() and missing not in reasons:
-        reasons.append(missing)
-    candidates = [folder / urllib.parse.urlsplit(file.url).path.lstrip('/')]
-    if file.wanted or index.find_model(file.name) is not None:
-        candidates.append(folder / file.name)
-    for candidate in candidates:
-        if candidate.is_file():
-            wrong = wrong_hash(candidate, file.wanted)
+    folder = home_path(chosen)
+    if not folder.is_dir():
+        reasons.append(f'{MIRROR_VARIABLE} is {chosen}, which is no folder')
+    places: dict[Path, _File] = {}
+    for file in files:
+        path = urllib.parse.unquote(urllib.parse.urlsplit(file.url).path)
+        places.setdefault(folder / path.lstrip('/'), file)
+        if file.wanted or index.find_model(file.name) is not None:
+            places.setdefault(folder / file.name, file)
+    return _first_good(places, reasons)
+
+
+def _already_here(
+    files: Sequence[_File], folder: str | os.PathLike[str] | None, reasons: list[str]
+) -> Path | None:
+    """The file where it would be downloaded to, or in the cache, or as torch.hub (mmdetection,
+    torchvision), mim or detectron2 downloaded it before."""
+    caches = home_path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+    torch_home = home_path(os.environ.get('TORCH_HOME') or caches / 'torch')
+    iopath = home_path(os.environ.get('FVCORE_CACHE') or '~/.torch/iopath_cache')
+    ours: dict[Path, _File] = {}
+    others: dict[Path, _File] = {}
+    for file in files:
+        if not file.wanted:
+            continue
+        ours.setdefault(file.target, file)
+        if folder is not None:
+            ours.setdefault(_file(file.url, None, file.wanted).target, file)
+        path = urllib.parse.urlsplit(file.url).path.lstrip('/')
+        others.setdefault(torch_home / 'hub' / 'checkpoints' / file.name, file)
+        others.setdefault(caches / 'mim' / file.name, file)
+        others.setdefault(iopath / path, file)
+    return _first_good(ours, reasons) or _first_good(others, [])
+
+
+def _first_good(places: Mapping[Path, _File], reasons: list[str]) -> Path | None:
+    """The first place at which the file is, with its hash; adds to ``reasons`` otherwise."""
+    for place, file in places.items():
+        if place.is_file():
+            wrong = wrong_hash(place, file.wanted)
             if wrong is None:
-                return candidate
-            reasons.append(f'{candidate}: its SHA-256 does not begin with {wrong}')
+                return place
+            reasons.append(f'{place} is damaged: its hash does not begin with {wrong}')
     return None
 
 
 def _on_mirror(files: Sequence[_File]) -> list[_File]:
     """The addresses on the server that the user names instead of a folder."""
-    base = os.environ.get(MIRROR_VARIABLE, '')
+    base = os.environ.get(MIRROR_VARIABLE, '').rstrip('/')
     if not base.startswith(('http://', 'https://')):
         return []
-    base = base.rstrip('/')
-    paths = {urllib.parse.urlsplit(file.url).path: file for file in reversed(files)}
-    return [_File(base + path, f.name, f.target, f.wanted) for path, f in reversed(paths.items())]
-
-
-def _cached(file: _File) -> Path | None:
-    """The file where it would be downloaded to, if it is there and has its hash."""
-    if not file.target.is_file() or not file.wanted:
-        return None
-    if wrong_hash(file.target, file.wanted) is None:
-        return file.target
-    print(f'{file.target} is damaged: it is downloaded again.', file=sys.stderr)
-    return None
-
-
-def _elsewhere(file: _File) -> Path | None:
-    """The file as torch.hub (mmdetection, torchvision), mim or detectron2 downloaded it before."""
-    if not file.wanted:
-        return None
-    caches = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-    torch_home = Path(os.environ.get('TORCH_HOME') or caches / 'torch').expanduser()
-    iopath = Path(os.environ.get('FVCORE_CACHE') or '~/.torch/iopath_cache').expanduser()
-    path = urllib.parse.urlsplit(file.url).path.lstrip('/')
-    for candidate in (
-        torch_home / 'hub' / 'checkpoints' / file.name,
-        caches / 'mim' / file.name,
-        iopath / path,
-    ):
-        if candidate.is_file() and wrong_hash(candidate, file.wanted) is None:
-            return candidate
-    return None
+    found: dict[str, _File] = {}
+    for file in files:
+        for path in (urllib.parse.urlsplit(file.url).path, f'/{urllib.parse.quote(file.name)}'):
+            found.setdefault(base + path, _File(base + path, file.name, file.target, file.wanted))
+    return list(found.values())
 
 
 def _copied(source: Path, target: Path) -> Path:
     """``source`` at ``target``, without a moment in which half of it is there."""
-    import shutil
-
-    if target.exists() and target.samefile(source):
-        return target
-    partial = target.with_name(f'{target.name}.{os.getpid()}.part')
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, partial)
-        os.replace(partial, target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise CheckpointError(
-            f'cannot copy {source} to {target} ({error.strerror or error}).'
-        ) from None
+    if not (target.exists() and target.samefile(source)):
+        try:
+            with replacing(target) as partial:
+                shutil.copyfile(source, partial)
+        except DataError as error:
+            raise CheckpointError(f'{error} It is copied from {source}.') from None
     return target
 
 
@@ -358,7 +376,9 @@ def _transfer(file: _File, partial: Path, timeout: float) -> None:
     if wrong is not None:
         found = sha256(partial)
         partial.unlink()
-        raise TransferFailed(f'wrong content (SHA-256 {found[:8]}..., but expected {wrong})')
+        note = _note(file.target)
+        why = f' as {note} notes from the first time' if note.is_file() else ''
+        raise TransferFailed(f'wrong content (SHA-256 {found[:8]}..., but expected {wrong}{why})')
 
 
 def _by_hand(files: Sequence[_File]) -> str:

@@ -219,9 +219,10 @@ def names() -> list[str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Half a sentence for an error: the closest known names."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    folded = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.4)
     if close:
-        return f'nearest known: {", ".join(close)}'
+        return f'nearest known: {", ".join(folded[other] for other in close)}'
     return (
         f'known: {", ".join(sorted(known)[:8])}{", ..." if len(known) > 8 else ""}'
         if known

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -16,63 +15,64 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class Held:
-    """A lock that is held.
+    """A turn: the lock is held, unless another process ``failed``.
 
     Attributes:
         partial: file to write to; a process of its own where the file system has no locks.
-        failed: reasons why another process gave up while this one waited; None if none did.
+        failed: reasons why the process that this one waited for gave up; None if none did.
     """
 
-    def __init__(self, partial: Path, file: IO[str] | None, failed: list[str] | None) -> None:
+    def __init__(
+        self, partial: Path, file: IO[str] | None = None, failed: list[str] | None = None
+    ) -> None:
         self.partial, self.file, self.failed = partial, file, failed
 
     def fail(self, reasons: Sequence[str]) -> None:
         """Tell the processes that wait for this one that it was in vain, and why."""
         if self.file is not None:
-            self.file.seek(0)
-            self.file.truncate()
-            json.dump(dict(time=time.time(), reasons=list(reasons)), self.file)
-            self.file.flush()
+            with contextlib.suppress(OSError):  # a full disk: then they try themselves
+                json.dump(list(reasons), self.file)
+                self.file.flush()
 
 
 @contextlib.contextmanager
 def exclusive(target: Path) -> Iterator[Held]:
     """Hold the lock of ``target``: the ranks of a launch, threads, or separate programs take turns.
 
-    The folder is made. The lock file is removed afterwards, unless it tells of a failure.
+    The folder is made. The lock file is removed afterwards.
 
     Raises:
         OSError: the folder or the lock file cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f'{target.name}.part')
-    began = time.time()
-    file = _acquire(target.with_name(f'.{target.name}.lock'), target.name)
-    if file is None:
+    file, failed = _acquire(target.with_name(f'.{target.name}.lock'), target.name)
+    if failed is not None:
+        yield Held(partial, failed=failed)
+    elif file is None:
         partial = target.with_name(f'{target.name}.{os.getpid()}.part')
         try:
-            yield Held(partial, None, None)
+            yield Held(partial)
         finally:
             partial.unlink(missing_ok=True)
-        return
-    held = Held(partial, file, _failed_since(file, began))
-    try:
-        yield held
-    finally:
-        # Removed while it is held: who waits for it finds that it is not the file of that name any
-        # more, and opens the next.
-        file.seek(0)
-        if not file.read():
-            os.unlink(file.name)
-        file.close()  # releases
+    else:
+        try:
+            yield Held(partial, file)
+        finally:
+            # Removed while it is held: who waits for it finds that it is not the file of that name
+            # any more, and what was noted in it.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(file.name)
+            file.close()  # releases
 
 
-def _acquire(path: Path, name: str) -> IO[str] | None:
-    """The lock file, held; None where the system has no locks."""
+def _acquire(path: Path, name: str) -> tuple[IO[str] | None, list[str] | None]:
+    """The lock file, held, or why the process that held it failed; neither where the system has no
+    locks."""
     try:
         import fcntl
     except ImportError:  # Windows
-        return None
+        return None, None
     told = False
     while True:
         file = open(path, 'a+')  # noqa: SIM115 (the caller closes it)
@@ -84,27 +84,25 @@ def _acquire(path: Path, name: str) -> IO[str] | None:
                     print(f'waiting for another process that downloads {name}', file=sys.stderr)
                     told = True
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file
-        except FileNotFoundError:  # removed between the two
-            pass
         except OSError as error:
             file.close()
             if error.errno in _NO_LOCKS:
-                return None
+                return None, None
             raise
-        file.close()
+        if _is_at(file, path):
+            file.truncate(0)  # of a process that was killed
+            return file, None
+        with file:  # removed by the process that held it
+            file.seek(0)
+            note = file.read()
+        if note:
+            with contextlib.suppress(ValueError):
+                return None, list(json.loads(note))
 
 
-def _failed_since(file: IO[str], began: float) -> list[str] | None:
-    file.seek(0)
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
     try:
-        note = json.loads(file.read() or 'null')
-        found = note is not None and note['time'] > began
-    except (ValueError, KeyError, TypeError):
-        found = False
-    if found:
-        return list(note['reasons'])
-    file.seek(0)
-    file.truncate()
-    return None
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 from ..files import replacing
+from .download import download, home_path
 from .index import ZooModel
-from .names import fetch, published
+from .names import fetch, published, urls_of
 
 
 def download_model(
@@ -30,14 +31,15 @@ def download_model(
     if '://' in text:
         return fetch(text, folder=dest, unverified=unverified)
     model = published(text)
-    path = fetch(model.name, folder=dest, unverified=unverified)
+    path = download(urls_of(model.name), folder=dest, unverified=unverified)
     if dest is not None:
-        _write_config(model, Path(dest).expanduser() / f'{model.name}.py')
+        _write_config(model, home_path(dest) / f'{model.name}.py')
     return path
 
 
 def _write_config(model: ZooModel, path: Path) -> None:
     from ..config import load_config
 
+    config = load_config(model.config, check=False)
     with replacing(path) as partial:
-        load_config(model.config, check=False).dump(partial)
+        config.dump(partial)

@@ -9,9 +9,12 @@ from mmengine.config import Config
 
 from ..errors import CheckpointError
 from . import index
-from .download import download, expected_hash, sha256, wrong_hash
+from .download import download, expected_hash, home_path, sha256, wrong_hash
 
 _T = TypeVar('_T')
+
+# How files of weights end.
+_SUFFIXES = ('.pth', '.pt', '.pkl', '.safetensors')
 
 _OPENMMLAB = 'https://download.openmmlab.com/'
 # The same files under the same paths. The first two are kept up by the maintainers of the packages
@@ -165,21 +168,23 @@ def fetch(
             published, or nobody says what it must be.
     """
     text = os.fspath(source)
-    path = Path(text).expanduser()
-    if path.is_file():
+    path = home_path(text)
+    if os.path.isfile(path):  # unlike Path.is_file, False where the name is too long for one
         return _verified(path)
-    if path.is_dir():
+    # a folder that is called like a model does not hide it, nor is a model what is missing in one
+    model = index.find_model(text) if path.parent == Path() or path.suffix else None
+    if text and os.path.isdir(path) and model is None:
         raise CheckpointError(f'{text}: is a folder, not a checkpoint file.')
-    urls = urls_of(text)
+    urls = urls_of(text) if model is not None or '://' in text else []
     if urls:
         return download(urls, folder=folder, unverified=unverified)
-    model = index.find_model(text) if path.suffix == '' else None
     if model is not None:
         raise CheckpointError(no_weights(model))
-    if '/' in text or path.suffix in ('.pth', '.pt', '.pkl'):
+    if '/' in text or path.suffix in _SUFFIXES:
         raise CheckpointError(f'{text}: no such checkpoint file{_neighbours(path)}.')
+    near = index.nearest(text, index.names())
     raise CheckpointError(
-        f'{text}: neither a checkpoint file nor a model name; {index.nearest(text, index.names())}.'
+        f'{text or repr(text)}: neither a checkpoint file nor a model name; {near}.'
     )
 
 
@@ -237,7 +242,7 @@ def no_weights(model: index.ZooModel) -> str:
 
 def _verified(path: Path) -> Path:
     named, indexed = expected_hash(path.name), index.weights_hash(path.name)
-    for wanted, where in ((named, 'its name'), (indexed, 'its Hash in the metafile')):
+    for wanted, where in {indexed: 'its Hash in the metafile', named: 'its name'}.items():
         if wanted and wrong_hash(path, [wanted]):
             found = sha256(path)[: len(wanted)]
             raise CheckpointError(
@@ -252,7 +257,7 @@ def _neighbours(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f' (nor the folder {folder})'
-    there = sorted(p.name for p in folder.iterdir() if p.suffix in ('.pth', '.pt', '.pkl'))
+    there = sorted(p.name for p in folder.iterdir() if p.suffix in _SUFFIXES)
     return (
         f' ({folder} has {", ".join(there[:5])}{", ..." if len(there) > 5 else ""})'
         if there

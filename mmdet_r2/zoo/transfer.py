@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import ssl
+import string
 import sys
 import time
 import urllib.error
@@ -21,9 +22,17 @@ _CHUNK = 1 << 20
 _SLOWEST = 1024
 # The longest that a server's Retry-After is obeyed, in seconds.
 _LONGEST_WAIT = 60.0
+_WEB_PAGE = 'got a web page instead of the file'
+_PAGE_BEGINS = re.compile(rb'\s*<(!doctype|html)\b', re.IGNORECASE)
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 # Broken connections: another try may work. A name that does not exist, or a bad certificate, stays.
-_PASSING = (ConnectionError, TimeoutError, http.client.HTTPException, ssl.SSLEOFError)
+_PASSING = (
+    ConnectionError,
+    TimeoutError,
+    http.client.BadStatusLine,
+    http.client.IncompleteRead,
+    ssl.SSLEOFError,
+)
 
 
 class TransferFailed(Exception):
@@ -66,10 +75,10 @@ def transfer(url: str, partial: Path, *, resume: bool, timeout: float) -> bool:
     if not url.startswith(('http://', 'https://')):
         raise TransferFailed('not an http(s) address')
     have = partial.stat().st_size if resume and partial.is_file() else 0
-    request = urllib.request.Request(url, headers={'User-Agent': 'mmdet_r2'})
-    if have:
-        request.add_header('Range', f'bytes={have}-')
     try:
+        request = urllib.request.Request(_quoted(url), headers={'User-Agent': 'mmdet_r2'})
+        if have:
+            request.add_header('Range', f'bytes={have}-')
         with urllib.request.build_opener(_Redirects).open(request, timeout=timeout) as reply:
             return _receive(reply, url, partial, have, timeout)
     except urllib.error.HTTPError as error:
@@ -85,25 +94,40 @@ def transfer(url: str, partial: Path, *, resume: bool, timeout: float) -> bool:
         raise TransferFailed(str(error)) from None
 
 
+def _quoted(url: str) -> str:
+    """The address with what a request cannot hold, such as spaces and umlauts, written as ``%20``;
+    what is already written so stays."""
+    parts = urllib.parse.urlsplit(url)
+    path, query = (
+        urllib.parse.quote(part, string.punctuation) for part in (parts.path, parts.query)
+    )
+    return parts._replace(path=path, query=query).geturl()
+
+
 def _receive(
     reply: http.client.HTTPResponse, url: str, partial: Path, have: int, timeout: float
 ) -> bool:
     if reply.headers.get_content_type() == 'text/html':
-        raise TransferFailed('got a web page instead of the file')
+        raise TransferFailed(_WEB_PAGE)
+    encoding = reply.headers.get('Content-Encoding', 'identity')
+    if encoding != 'identity':
+        raise TransferFailed(f'sent it compressed ({encoding}), which it was not asked for')
     continued = have > 0 and reply.status == 206
     if continued and not _begins_at(reply.headers.get('Content-Range', ''), have):
         partial.unlink()
         raise TransferFailed('sent another part than it was asked for', wait=0)
-    size = reply.headers.get('Content-Length')
     done = have if continued else 0
-    total = None if size is None else int(size) + done
-    if total is not None:
-        _check_space(partial, total - done)
+    total = None
+    if reply.length is not None:  # bytes to come, where the server says it
+        _check_space(partial, reply.length)
+        total = done + reply.length
     name, host = file_name(url), urllib.parse.urlsplit(url).netloc
     mode = 'ab' if continued else 'wb'
     with _opened(partial, mode) as file, Progress(name, total, done, host) as progress:
         mark, at_mark = time.monotonic(), done
         while chunk := reply.read1(_CHUNK):
+            if not done and _PAGE_BEGINS.match(chunk):
+                raise TransferFailed(_WEB_PAGE)
             done += _write(file, chunk, partial)
             progress.update(done)
             now = time.monotonic()
@@ -113,6 +137,8 @@ def _receive(
                 mark, at_mark = now, done
     if total is not None and done != total:
         raise TransferFailed(f'cut short ({done} of {total} bytes)', wait=0)
+    if not done:
+        raise TransferFailed('sent nothing')
     return continued
 
 
@@ -142,7 +168,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _refused(error: urllib.error.HTTPError) -> TransferFailed:
-    reason = f'HTTP {error.code} {" ".join(str(error.reason).split())}'
+    if str(error.reason).startswith(_Redirects.inf_msg):
+        return TransferFailed('redirects in a circle, or too often')
+    if 300 <= error.code < 400:
+        return TransferFailed(f'redirects to {_line(error.headers.get("Location", "nowhere"))}')
+    reason = f'HTTP {error.code} {_line(error.reason)}'.rstrip()
     if error.code not in _BUSY:
         return TransferFailed(reason)
     wait = _retry_after(error.headers.get('Retry-After', '') if error.headers else '')
@@ -169,8 +199,18 @@ def _unreachable(error: object) -> TransferFailed:
     passing = isinstance(error, _PASSING) or (
         isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
     )
-    text = ' '.join(str(error).split()) or type(error).__name__
+    text = _line(error) or type(error).__name__
+    if isinstance(error, http.client.IncompleteRead):
+        text = 'cut short'
+    elif isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
+        text = f'no proper answer ({text})'
     return TransferFailed(text, wait=0 if passing else None)
+
+
+def _line(text: object) -> str:
+    """What a server said, as one line that a terminal shows as it is."""
+    words = ' '.join(str(text).split())
+    return ''.join(c if c.isprintable() else '?' for c in words)
 
 
 def _opened(partial: Path, mode: str) -> IO[bytes]:
@@ -221,7 +261,7 @@ class Progress:
 
         if self.console.is_terminal:
             columns = (
-                progress.TextColumn('{task.description}'),
+                progress.TextColumn('{task.description}', markup=False),
                 progress.BarColumn(),
                 progress.DownloadColumn(),
                 progress.TransferSpeedColumn(),
