@@ -55,8 +55,7 @@ def test_classes_as_a_text_are_an_error() -> None:
         check_num_classes(ToyDetector(), dataset)
 
 
-# ---------------------------------------------------------------------------------------- learning
-# rate
+# ------------------------------------------------------------------------------------ learning rate
 
 
 @pytest.mark.parametrize(
@@ -96,8 +95,7 @@ def test_scaling_needs_a_base(tmp_path: Path) -> None:
         training_config(toy_config(tmp_path), auto_scale_lr=True)
 
 
-# ----------------------------------------------------------------------------------------
-# precision, layout
+# -------------------------------------------------------------------------------- precision, layout
 
 
 def test_amp_on_the_cpu_is_bfloat16(tmp_path: Path) -> None:
@@ -213,8 +211,7 @@ def test_dumped_config_has_no_variables_and_runs(tmp_path: Path) -> None:
     assert 'rate' not in dumped and dumped.optim_wrapper.optimizer.lr == 0.01
 
 
-# ------------------------------------------------------------------------------------------ random
-# states
+# ------------------------------------------------------------------------------------ random states
 
 
 def test_random_states_survive_packing() -> None:
@@ -245,8 +242,7 @@ def test_random_states_survive_packing() -> None:
     assert draw() == first
 
 
-# ----------------------------------------------------------------------------------------- command
-# line
+# ------------------------------------------------------------------------------------- command line
 
 
 @pytest.mark.parametrize(
@@ -291,3 +287,21 @@ def test_the_tool_trains_and_resumes(repo: Path, tmp_path: Path) -> None:
 def test_resuming_a_missing_file_is_told_in_python_too(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match='no such file'):
         train(toy_config(tmp_path), resume=tmp_path / 'no.pth')
+
+
+# ---------------------------------------------------------------------------------------- screen
+
+
+def test_the_screen_shows_a_line_where_the_file_lists(tmp_path: Path, capsys: Any) -> None:
+    runner = build_runner(toy_config(tmp_path, log_level='INFO'))
+    runner.logger.warning('Config:\nis in a warning')
+    shown = capsys.readouterr().out
+    file = next(Path(runner.log_dir).glob('*.log'))
+    logged = file.read_text()
+    for part in ('System environment:', 'Config:\n', 'Hooks will be executed', 'CheckpointHook'):
+        assert part in logged and (part not in shown or part == 'Config:\n')
+    lines = shown.splitlines()
+    assert len(lines) == 3 and lines[2] == 'is in a warning', shown
+    assert f'1 process on CPU, Python {sys.version.split()[0]}, torch' in lines[0]
+    assert lines[0].endswith(f'config, environment and hooks: {file}')
+    assert f'seed {runner.seed};' in lines[0]

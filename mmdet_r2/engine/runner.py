@@ -10,6 +10,7 @@ from typing import Any
 import mmengine
 import torch
 from mmengine.dist import all_reduce, is_distributed, is_main_process
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODEL_WRAPPERS
@@ -28,6 +29,7 @@ from .checkpoint import latest_checkpoint, write_atomically
 from .data_order import build_train_dataloader
 from .processes import COLLECTIVE_TIMEOUT, errors_of_workers, from_first_rank, init_cpu_group
 from .schedule import stretch_checkpoints, stretch_loop, stretch_schedulers
+from .screen import keep_listings_off, summary
 from .state import (
     RngState,
     gather_rng_states,
@@ -64,6 +66,18 @@ class Runner(_Runner):
         self._replay: RngState | None = None
         self._as_of: RngState | None = None
         self._resumed: dict[str, Any] | None = None
+
+    def build_logger(
+        self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any
+    ) -> MMLogger:
+        """mmengine's logger, whose listings go to the file only."""
+        logger = super().build_logger(log_level, log_file, **kwargs)
+        keep_listings_off(logger)
+        return logger
+
+    def _log_env(self, env_cfg: dict[str, Any]) -> None:
+        super()._log_env(env_cfg)
+        self.logger.info(summary(self.logger, self.experiment_name, self.world_size, self.seed))
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """Model on its device, in its memory layout, inside DDP if distributed.
@@ -218,8 +232,7 @@ class Runner(_Runner):
         name = Path(self.cfg.filename).name if self.cfg.filename else f'{self.timestamp}.py'
         known_keys(self.cfg).dump(str(Path(self.work_dir) / Path(name).with_suffix('.py').name))
 
-    # ------------------------------------------------------------------------------------- random
-    # states
+    # -------------------------------------------------------------------------------- random states
 
     def restore_rng(self) -> None:
         """Called by the loops right before a step: the first one after a resume continues with the
@@ -238,8 +251,7 @@ class Runner(_Runner):
         finally:
             self._as_of = former
 
-    # -------------------------------------------------------------------------------------
-    # checkpoints
+    # ---------------------------------------------------------------------------------- checkpoints
 
     def train(self) -> nn.Module:
         """Train, from the start or from where a checkpoint left off; returns the (wrapped)

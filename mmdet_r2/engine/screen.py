@@ -1,0 +1,39 @@
+"""What of a run's log is kept off the screen, where hundreds of lines would hide the first losses:
+mmengine's listings of the environment, the config and the hooks. The log file has them all."""
+
+import logging
+import platform
+
+import torch
+
+# How the listings begin, after dashes and empty lines.
+_LISTINGS = (
+    'System environment:',
+    'Config:\n',
+    'Hooks will be executed in the following order:\n',
+    'Distributed training is not used, all SyncBatchNorm',  # said where there are any
+)
+
+
+def keep_listings_off(logger: logging.Logger) -> None:
+    """Let the handlers of ``logger`` that write to the screen pass over listings."""
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler and _is_no_listing not in handler.filters:
+            handler.addFilter(_is_no_listing)
+
+
+def _is_no_listing(record: logging.LogRecord) -> bool:
+    if record.levelno > logging.INFO:
+        return True
+    return not record.getMessage().lstrip('\n-').startswith(_LISTINGS)
+
+
+def summary(logger: logging.Logger, name: str, processes: int, seed: int | None) -> str:
+    """One line instead: ``name`` of the run, on what it runs, and where the rest stands."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
+    files = [one.baseFilename for one in logger.handlers if isinstance(one, logging.FileHandler)]
+    text = (
+        f'{name}: {processes} process{"es" if processes > 1 else ""} on {device}, '
+        f'Python {platform.python_version()}, torch {torch.__version__}, seed {seed}'
+    )
+    return f'{text}; config, environment and hooks: {files[0]}' if files else text
