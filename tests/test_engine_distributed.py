@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,44 @@ def test_two_processes_resume_exactly_each_with_its_random_numbers(
     states = [content['mmdet_r2']['rng'] for content in (one, two)]
     assert all(torch.equal(a, b) for a, b in zip(*states))
     assert not torch.equal(states[0][0], states[0][1])  # ranks differ from each other
+
+
+def test_every_step_has_the_rate_of_maskrcnn_benchmark(repo: Path, tmp_path: Path) -> None:
+    """A third of the rate at first, all of it after the warm-up, a tenth behind each milestone, and
+    for biases twice that: on two processes, stopped within the warm-up and resumed."""
+    changes: dict[str, Any] = dict(
+        train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=10),
+        train_dataloader__sampler__type='InfiniteSampler',
+        default_hooks__checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1),
+        optim_wrapper__constructor='GroupedOptimWrapperConstructor',
+        optim_wrapper__optimizer__weight_decay=0.0,
+        optim_wrapper__paramwise_cfg=dict(bias_lr_mult=2.0, bias_decay_mult=0.0),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=1 / 3, by_epoch=False, begin=0, end=6),
+            dict(type='MultiStepLR', by_epoch=False, begin=0, end=10, milestones=[7, 9]),
+        ],
+    )
+    cut = toy_config(tmp_path / 'a', **changes, custom_hooks=[{'type': 'InterruptHook', 'at': 3}])
+    assert train(repo, cut, 2).returncode != 0
+    assert not (tmp_path / 'a/iter_4.pth').exists()
+    succeeded(train(repo, toy_config(tmp_path / 'a', **changes), 2, '--resume'))
+    files = [read_checkpoint(tmp_path / f'a/iter_{step}.pth') for step in range(1, 11)]
+    head = 'roi_head.bbox_head.fc'
+    groups = [
+        (1, ['backbone.weight', 'bn.weight', f'{head}.weight']),
+        (2, ['backbone.bias', f'{head}.bias']),
+        (1, ['bn.bias']),  # of a norm: no decay, but the rate of all
+    ]
+    for step, (before, after) in enumerate(pairwise(files), 1):
+        factor = min(1 / 3 + step / 5 * 2 / 3, 1) * 0.1 ** ((step >= 7) + (step >= 9))
+        momenta = iter(after['optimizer']['state'].values())
+        for times, names in groups:
+            for name in names:
+                weight = before['state_dict'][name]
+                expected = weight - times * 0.01 * factor * next(momenta)['momentum_buffer']
+                torch.testing.assert_close(
+                    after['state_dict'][name], expected, msg=f'{step} {name}'
+                )
 
 
 def test_all_processes_stop_when_one_has_an_invalid_loss(repo: Path, tmp_path: Path) -> None:
