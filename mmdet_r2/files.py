@@ -5,6 +5,7 @@ Checkpoints must outlast a power cut, too: :func:`mmdet_r2.engine.checkpoint.wri
 """
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -37,14 +38,17 @@ def read_json(
 
             data = fileio.get(path, backend_args=backend_args)
         return json.loads(data)
-    except OSError as error:
-        raise DataError(f'cannot read {kind} {path}: {error.strerror or error}') from None
+    except (OSError, ImportError) as error:  # mmengine's backends need packages
+        reason = getattr(error, 'strerror', None) or error
+        raise DataError(f'cannot read {kind} {path}: {reason}') from None
     except json.JSONDecodeError as error:
         raise DataError(
             f'{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})'
         ) from None
     except UnicodeDecodeError:
         raise DataError(f'{path}: not a text file in UTF-8') from None
+    except (ValueError, RecursionError) as error:  # numbers too long, lists in lists in lists
+        raise DataError(f'{path}: not readable as JSON ({error})') from None
 
 
 @contextlib.contextmanager
@@ -60,18 +64,27 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden name beside ``path``, of the same suffix, to write to. What was written there takes
-    the name ``path`` at the end of the block; an error in the block removes it. Folders are made.
+    the name ``path`` at the end of the block; an error in the block removes it. Folders are made,
+    links are followed, and what is no file on a disk (``/dev/null``) is written itself.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: it is a folder, or cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
+    target = Path(os.path.realpath(path))
+    # of os.path, as they are False where a name is too long
+    if os.path.isdir(target):
+        raise DataError(f'{path}: cannot be written ({os.strerror(errno.EISDIR)}).')
+    if os.path.exists(target) and not os.path.isfile(target):
+        with writing(path):
+            yield target
+        return
+    temporary = target.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
     try:
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            os.replace(temporary, path)
+            os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -103,6 +116,7 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     pixels = image[..., ::-1] if image.ndim == 3 else image
     done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels))
     if not done:
-        raise DataError(f'{path}: cannot be written as an image.')
+        height, width = image.shape[:2]
+        raise DataError(f'{path}: {width} x {height} pixels cannot be written as {suffix}.')
     with replacing(path) as temporary:
         data.tofile(temporary)

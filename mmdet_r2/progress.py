@@ -6,6 +6,7 @@ from operator import length_hint
 from typing import TypeVar
 
 from rich.console import Console
+from rich.errors import LiveError
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -45,8 +46,15 @@ def progress(
         # rich sends prints through its own console, which is wrong where stdout is a file
         redirect_stdout=sys.stdout.isatty(),
     )
-    with bar:
+    try:
+        bar.start()
+    except LiveError:  # another bar is on this terminal, and rich is too old to show both
+        yield from items
+        return
+    try:
         task = bar.add_task(title, total=total or length_hint(items) or None)
         for item in items:
             yield item
             bar.advance(task)
+    finally:
+        bar.stop()

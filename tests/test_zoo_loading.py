@@ -298,7 +298,15 @@ def test_a_broken_metafile_is_named(tmp_path) -> None:
     (tmp_path / 'model-index.yml').write_text('Import:\n  - a/metafile.yml\n')
     (tmp_path / 'a').mkdir()
     metafile = tmp_path / 'a' / 'metafile.yml'
-    for content, expected in (('Models: [', 'cannot be read'), ('Models: [{Name: x}]', 'Config')):
+    for content, expected in (
+        ('Models: [', 'cannot be read'),
+        ('Models: [{Name: x}]', 'needs Name and Config'),
+        ('Models: [x]', 'needs Name and Config'),
+        ('- {Name: x, Config: c, Hash: 123}', 'Hash of x is 123'),
+        ('- {Name: x, Config: c, Metadata: a}', 'x is not written in OpenMMLab'),
+        ('- {Name: x, Config: c, Results: [{Metrics: {AP: 1}}]}', "KeyError: 'Dataset'"),
+        ('- {Name: x, Config: c, Results: [{Metrics: {AP: high}}]}', 'high'),
+    ):
         metafile.write_text(content)
         index._read.cache_clear()
         with pytest.raises(ConfigError, match=expected) as error:

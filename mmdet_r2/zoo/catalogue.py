@@ -42,7 +42,8 @@ _VOC = 'box AP50'
 
 def listing(patterns: Sequence[str]) -> str:
     """Lines that say which models the patterns match, with what was published for them."""
-    found = [m for m in index.models() if any(m in index.search(p) for p in patterns)]
+    wanted = {model.name for pattern in patterns for model in index.search(pattern)}
+    found = [model for model in index.models() if model.name in wanted]
     if not found:
         return f'no model matches {" ".join(patterns)}'
     rows: list[tuple[str, ...]] = [('name', 'backbone', 'parameters', *MAIN, 'weights')]

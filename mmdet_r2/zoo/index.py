@@ -99,7 +99,7 @@ def models() -> tuple[ZooModel, ...]:
 
 @functools.cache
 def _read(folder: Path) -> tuple[ZooModel, ...]:
-    listed: list[tuple[dict[str, Any], Path]] = []
+    listed: list[tuple[Any, Path]] = []
     papers: dict[str, str] = {}
     for pattern in _yaml(folder / 'model-index.yml').get('Import') or []:
         for path in sorted(folder.glob(pattern)):
@@ -113,13 +113,26 @@ def _read(folder: Path) -> tuple[ZooModel, ...]:
     return tuple(_model(entry, path, folder, papers) for entry, path in listed)
 
 
-def _model(entry: dict[str, Any], path: Path, folder: Path, papers: Mapping[str, str]) -> ZooModel:
-    try:
-        name, config = str(entry['Name']), folder / str(entry['Config'])
-    except (KeyError, TypeError):
+def _model(entry: Any, path: Path, folder: Path, papers: Mapping[str, str]) -> ZooModel:
+    if not (isinstance(entry, dict) and {'Name', 'Config'} <= entry.keys()):
         raise ConfigError(
             f'{path}: every entry of Models needs Name and Config; found {entry!r:.80}.'
+        )
+    try:
+        return _from_keys(entry, path, folder, papers)
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f'{type(error).__name__}: {error}'
+        raise ConfigError(
+            f"{path}: {entry['Name']} is not written in OpenMMLab's format ({reason})."
         ) from None
+
+
+def _from_keys(
+    entry: Mapping[str, Any], path: Path, folder: Path, papers: Mapping[str, str]
+) -> ZooModel:
+    name = str(entry['Name'])
     results: dict[str, float] = {}
     for result in entry.get('Results') or []:
         for key, value in (result.get('Metrics') or {}).items():
@@ -132,7 +145,7 @@ def _model(entry: dict[str, Any], path: Path, folder: Path, papers: Mapping[str,
     collection = str(entry.get('In Collection') or '')
     return ZooModel(
         name=name,
-        config=config,
+        config=folder / str(entry['Config']),
         weights=tuple(url.strip() for url in _strings(entry.get('Weights'))),
         aliases=_strings(entry.get('Alias') or entry.get('Aliases')),
         results=results,
