@@ -122,6 +122,14 @@ class TestContent:
         assert dataset.get_data_info(0)['img_path'].endswith('a.PNG')
         assert dataset[0]['inputs'].shape == (3, 40, 50)
 
+    def test_images_of_other_types_in_folders_below(self, tmp_path):
+        folder = write_voc(tmp_path, {'a': [('dog', (1, 1, 5, 5))]}, suffix='.png')
+        for sub, file in (('Annotations', 'a.xml'), ('JPEGImages', 'a.png')):
+            (folder / sub / 'day').mkdir()
+            (folder / sub / file).rename(folder / sub / 'day' / file)
+        (folder / 'ImageSets' / 'Main' / 'trainval.txt').write_text('day/a\n')
+        assert build(tmp_path, pipeline=PACK)[0]['inputs'].shape == (3, 40, 50)
+
     def test_own_classes_in_own_folders(self, tmp_path):
         folder = write_voc(tmp_path, {'a': [('pear', (1, 1, 5, 5)), ('apple', (1, 1, 9, 9))]})
         (folder / 'JPEGImages').rename(folder / 'images')
@@ -251,7 +259,7 @@ BAD_XML = {
     'a word for a number': (voc_xml([('dog', (1, 'one', 5, 5))]), r"has 'one' for <ymin>"),
     'infinite': (voc_xml([('dog', (1, 1, 'inf', 5))]), r"has 'inf' for <xmax>"),
     'difficult': (voc_xml([('dog', (1, 1, 5, 5), 'yes')]), r"has 'yes' for <difficult>"),
-    'size': (voc_xml([], ('wide', 4)), r"a\.xml: <size> has 'wide' for <width>"),
+    'size': (voc_xml([], ('wide', 4)), r"a\.xml, line 3: <size> has 'wide' for <width>"),
 }
 
 
@@ -412,8 +420,9 @@ class TestWrappers:
         assert len(dataset) == 5 and dataset.get_cat_ids(4) == [11]
         with pytest.raises(ConfigError, match=r"metainfo\.classes of datasets\.1 is \('dog',\)"):
             ConcatDataset([parts[0], build(both, year='VOC2012', metainfo=dict(classes=('dog',)))])
-        with pytest.raises(ConfigError, match='datasets is empty'):
-            ConcatDataset([])
+        for wrong in ([], self.config(both, 'VOC2007')):
+            with pytest.raises(ConfigError, match='datasets is no list of data sets'):
+                ConcatDataset(wrong)
 
     def test_rare_classes_are_seen_more_often(self, tmp_path, log):
         images = {f'{i:02d}': [('dog', (1, 1, 9, 9))] for i in range(16)}

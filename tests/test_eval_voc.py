@@ -384,8 +384,13 @@ def test_what_does_not_fit_is_said(log):  # noqa: F811
     [
         (dict(metric='bbox'), "metric is 'bbox'; known are mAP, recall"),
         (dict(eval_mode='12points'), "eval_mode is '12points'; known are 11points, area"),
+        (dict(metric=[]), r'metric is \[\]; known are'),
         (dict(iou_thrs=50), r'iou_thrs is 50, expected numbers in \(0, 1\]'),
+        (dict(iou_thrs='half'), "iou_thrs is 'half'"),
+        (dict(iou_thrs=[[0.5], [0.6, 0.7]]), 'iou_thrs is'),
         (dict(scale_ranges=[(32, 0)]), 'scale_ranges'),
+        (dict(scale_ranges=32), r'scale_ranges is 32, expected pairs \(low, high\)'),
+        (dict(proposal_nums=[100, 0]), r'proposal_nums is \[100, 0\], expected positive integers'),
     ],
 )
 def test_wrong_arguments(kwargs, message):

@@ -173,7 +173,7 @@ class XMLDataset(CocoDataset):
         labels = {name: i for i, name in enumerate(self._metainfo['classes'])}
         self.cat_ids = list(labels.values())
         self._tally = _Tally()
-        file_names = self._image_names()
+        file_names = self._image_names(split)
         data_list = []
         for line, name in split:
             path = os.path.join(self.data_prefix['ann'], f'{name}.xml')
@@ -258,16 +258,17 @@ class XMLDataset(CocoDataset):
     def _is_local(self, path: str) -> bool:
         return '://' not in path and (self.backend_args or {}).get('backend', 'local') == 'local'
 
-    def _image_names(self) -> dict[str, str]:
+    def _image_names(self, split: list[tuple[int, str]]) -> dict[str, str]:
         """Name -> file of the images that are not ``.jpg``."""
-        folder = self.data_prefix['img']
-        if not self._is_local(folder) or not os.path.isdir(folder):
+        if not self._is_local(self.data_prefix['img']):
             return {}
         found: dict[str, str] = {}
-        for file_name in sorted(os.listdir(folder)):
-            stem, suffix = os.path.splitext(file_name)
-            if suffix == '.jpg' or (suffix.lower() in SUFFIXES and stem not in found):
-                found[stem] = file_name
+        for inside in sorted({os.path.dirname(name) for _, name in split}):
+            folder = os.path.join(self.data_prefix['img'], inside)
+            for file_name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+                stem, suffix = os.path.splitext(os.path.join(inside, file_name))
+                if suffix == '.jpg' or (suffix.lower() in SUFFIXES and stem not in found):
+                    found[stem] = stem + suffix
         return {stem: name for stem, name in found.items() if not name.endswith('.jpg')}
 
     def _size_of(self, img_path: str, xml_path: str) -> tuple[int, int]:

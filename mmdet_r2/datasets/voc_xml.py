@@ -66,11 +66,11 @@ def parse_xml(content: bytes, path: str) -> XMLImage:
     try:
         objects = [_object(node, number) for number, node in enumerate(nodes, start=1)]
     except _Wrong as error:
-        line = _line_of_object(content, error.number)
+        line = _line_of(content, 'object', error.number)
         name = (nodes[error.number - 1].findtext('name') or '').strip()
         called = f'object {error.number}' + (f' ({name!r})' if name else '')
         raise DataError(f'{path}, line {line}: {called} {error}') from None
-    return XMLImage(_size(root, path), objects)
+    return XMLImage(_size(root, content, path), objects)
 
 
 class _Wrong(Exception):
@@ -108,7 +108,7 @@ def _object(node: ElementTree.Element, number: int) -> XMLObject:
     )
 
 
-def _size(root: ElementTree.Element, path: str) -> tuple[int, int] | None:
+def _size(root: ElementTree.Element, content: bytes, path: str) -> tuple[int, int] | None:
     """(width, height); None where it is missing or 0, as some labelling tools write it."""
     size = root.find('size')
     if size is None:
@@ -119,22 +119,25 @@ def _size(root: ElementTree.Element, path: str) -> tuple[int, int] | None:
         try:
             sides.append(int(float(text)))
         except (ValueError, OverflowError):
-            raise DataError(f'{path}: <size> has {text!r} for <{tag}>, expected a number') from None
+            raise DataError(
+                f'{path}, line {_line_of(content, "size")}: <size> has {text!r} for <{tag}>, '
+                'expected a number'
+            ) from None
     return (sides[0], sides[1]) if min(sides) > 0 else None
 
 
-def _line_of_object(content: bytes, number: int) -> int:
-    """Where the ``number``-th ``<object>`` of the root begins; asked only when something is wrong
-    with it.
+def _line_of(content: bytes, tag: str, number: int = 1) -> int:
+    """Where the ``number``-th ``<tag>`` directly below the root begins; asked only when something
+    is wrong with it.
     """
     parser = expat.ParserCreate()
     lines: list[int] = []
     depth = 0
 
-    def start(tag: str, _: object) -> None:
+    def start(name: str, _: object) -> None:
         nonlocal depth
         depth += 1
-        if depth == 2 and tag == 'object':
+        if depth == 2 and name == tag:
             lines.append(parser.CurrentLineNumber)
 
     def end(_: str) -> None:

@@ -41,9 +41,9 @@ class ConcatDataset(MMEngineConcatDataset):
         ignore_keys: str | Sequence[str] | None = None,
     ) -> None:
         ignored = [ignore_keys] if isinstance(ignore_keys, str) else list(ignore_keys or ())
+        if not isinstance(datasets, (list, tuple)) or not datasets:
+            raise ConfigError('ConcatDataset.datasets is no list of data sets, or empty')
         datasets = [DATASETS.build(d) if isinstance(d, dict) else d for d in datasets]
-        if not datasets:
-            raise ConfigError('ConcatDataset.datasets is empty')
         # A class list that differs is a wrong label; colours that differ are no reason to stop.
         ignored += ['dataset_type', 'palette']
         first = datasets[0].metainfo

@@ -23,9 +23,12 @@ class VOCMetric(PerImageMetric):
     """Pascal VOC's evaluation of boxes; constructor and metric names of mmdetection 3.x.
 
     The rule, with a worked example, is in :mod:`mmdet_r2.evaluation.voc_ap`; the numbers are those
-    of the official development kit. As there, boxes are ranges of whole pixels (width x2 - x1 + 1),
-    which is how :class:`VOCDataset` reads them. Objects that are ignored in the data set (VOC's
-    difficult ones) are neither asked for nor does a detection of them count.
+    of the official development kit, but for two corner cases: a recall of exactly 0.6 or 0.7 (see
+    ``RECALL_LEVELS`` there), and a detection that overlaps a difficult and another object equally,
+    which counts for the other one here and for the one written first there. As in the kit, boxes
+    are ranges of whole pixels (width x2 - x1 + 1), which is how :class:`VOCDataset` reads them.
+    Objects that are ignored in the data set (VOC's difficult ones) are neither asked for nor does a
+    detection of them count.
 
     Ground truth comes with the samples: ``LoadAnnotations`` has to be in the test pipeline, *after*
     ``Resize``, so that boxes stay those of the original image. Any data set will do. An image that
@@ -66,31 +69,37 @@ class VOCMetric(PerImageMetric):
         iou_thrs: float | Sequence[float] = 0.5,
         scale_ranges: Sequence[tuple[float, float]] | None = None,
         metric: str | Sequence[str] = 'mAP',
-        proposal_nums: Sequence[int] = (100, 300, 1000),
+        proposal_nums: int | Sequence[int] = (100, 300, 1000),
         eval_mode: str = '11points',
         collect_device: str = 'cpu',
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        self.metrics = [metric] if isinstance(metric, str) else list(metric)
-        for name in self.metrics:
-            if name not in METRIC_NAMES:
-                raise ConfigError(
-                    f'VOCMetric.metric is {name!r}; known are {", ".join(METRIC_NAMES)}'
-                )
+        self.metrics = [metric] if isinstance(metric, str) else list(metric or ())
+        if not self.metrics or not set(self.metrics) <= set(METRIC_NAMES):
+            raise ConfigError(
+                f'VOCMetric.metric is {metric!r}; known are {", ".join(METRIC_NAMES)}'
+            )
         if eval_mode not in EVAL_MODES:
             raise ConfigError(
                 f'VOCMetric.eval_mode is {eval_mode!r}; known are {", ".join(EVAL_MODES)}'
             )
-        self.iou_thrs = [float(t) for t in np.atleast_1d(np.asarray(iou_thrs, float))]
-        if not self.iou_thrs or not all(0 < t <= 1 for t in self.iou_thrs):
+        thresholds = _numbers(iou_thrs, 1)
+        if not thresholds.size or not ((thresholds > 0) & (thresholds <= 1)).all():
             raise ConfigError(f'VOCMetric.iou_thrs is {iou_thrs!r}, expected numbers in (0, 1]')
-        self.scale_ranges = [tuple(r) for r in scale_ranges or ()]
-        if not all(len(r) == 2 and 0 <= r[0] < r[1] for r in self.scale_ranges):
+        self.iou_thrs = thresholds.tolist()
+        ranges = _numbers(scale_ranges, 2) if scale_ranges else np.zeros((0, 2))
+        if ranges.shape[1] != 2 or not ((ranges[:, 0] >= 0) & (ranges[:, 0] < ranges[:, 1])).all():
             raise ConfigError(
                 f'VOCMetric.scale_ranges is {scale_ranges!r}, expected pairs (low, high)'
             )
-        self.proposal_nums = tuple(int(number) for number in proposal_nums)
+        self.scale_ranges = ranges.tolist()
+        numbers = _numbers(proposal_nums, 1)
+        if not numbers.size or not ((numbers >= 1) & (numbers % 1 == 0)).all():
+            raise ConfigError(
+                f'VOCMetric.proposal_nums is {proposal_nums!r}, expected positive integers'
+            )
+        self.proposal_nums = [int(number) for number in numbers]
         self.eval_mode = eval_mode
         self.report: dict[str, Any] = {}
         self._warned: set[str] = set()
@@ -248,6 +257,15 @@ class VOCMetric(PerImageMetric):
         lines = [f'{name}\t{value:.4f}' for name, value in values.items()]
         print_log('\n' + '\n'.join(lines), 'current')
         return values
+
+
+def _numbers(value: Any, ndim: int) -> np.ndarray:
+    """``value`` as an array of ``ndim`` dimensions; one without any number where it is none."""
+    try:
+        array = np.array(value, float, ndmin=ndim)
+    except (TypeError, ValueError):
+        array = np.array([], ndmin=ndim)
+    return array if array.ndim == ndim else np.array([], ndmin=ndim)
 
 
 def _objects(sample: dict) -> list[dict]:
