@@ -228,6 +228,7 @@ def test_class_lists_are_compared_by_name() -> None:
     assert 'another order (label 0' in classes_differ(('b', 'a'), ('a', 'b'))
     text = classes_differ(('a', 'c'), ('a', 'b', 'd'))
     assert text == '2 classes in the file, 3 here; only in the file: c; only here: b, d'
+    assert classes_differ(('a', 'b', 'b'), ('a', 'b')) == '3 classes in the file, 2 here'
 
 
 @pytest.mark.parametrize(

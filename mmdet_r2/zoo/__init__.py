@@ -1,21 +1,16 @@
 """Published models and their files: the index, downloads, safe reading, and loading into a
 model."""
 
+from .contents import checkpoint_dataset_meta, checkpoint_weights, classes_differ
 from .download import download
 from .index import ZooModel, find_model, models, search
 from .initializer import SafePretrainedInit
 from .layouts import LAYOUTS, Layout
-from .loading import (
-    LoadReport,
-    Mismatch,
-    checkpoint_dataset_meta,
-    checkpoint_weights,
-    classes_differ,
-    load_checkpoint,
-)
+from .loading import load_checkpoint
 from .model_files import download_model
 from .names import fetch, published, weights_of
 from .reader import read_checkpoint
+from .report import LoadReport, Mismatch
 from .upgrade import upgrade
 
 __all__ = [

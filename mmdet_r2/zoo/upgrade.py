@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from . import settings
+from .contents import checkpoint_dataset_meta, checkpoint_weights
 from .identify import identify
 from .layouts import MMDETECTION, detect, origin
-from .loading import checkpoint_dataset_meta, checkpoint_weights
 from .reader import read_checkpoint
 
 
