@@ -23,6 +23,8 @@ extensions = [
 ]
 html_theme = 'furo'
 html_title = f'mmdet_r2 {release}'
+html_static_path = ['static']
+html_css_files = ['site.css']
 exclude_patterns = ['_build']
 
 # Headings may be linked to as on GitHub, whose readers see the same pages.
@@ -31,6 +33,9 @@ myst_heading_anchors = 3
 suppress_warnings = ['myst.xref_missing']
 
 autodoc_typehints = 'signature'
+autodoc_typehints_format = 'short'
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
 autodoc_member_order = 'bysource'
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

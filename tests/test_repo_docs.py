@@ -217,6 +217,34 @@ def test_options_in_commands_exist(repo: Path, capsys: pytest.CaptureFixture) ->
         assert options <= known, f'{script}: {sorted(options - known)}'
 
 
+def test_every_message_is_explained(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself, by ``docs/cures.py``, or by its topic; no cure is left over."""
+    monkeypatch.syspath_prepend(str(repo / 'docs'))
+    import messages
+    from cures import CURES
+
+    found = list(messages.messages(repo / 'mmdet_r2'))
+    assert [m for m in found if not m.explained] == []
+    used = {next(part for part in CURES if part in m.text) for m in found if m.cure}
+    assert set(CURES) - used == set()
+
+
+@pytest.mark.parametrize('page', ['docs/troubleshooting.md', 'docs/install.md'])
+def test_messages_of_the_tables_exist(
+    repo: Path, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(repo / 'docs'))
+    import messages
+
+    texts = [message.text for message in messages.messages(repo / 'mmdet_r2')]
+    tables = (repo / page).read_text(encoding='utf-8').split('| message |')[1:]
+    quoted = [q for table in tables for q in re.findall(r'^\| `([^`]+)` \|', table, re.M)]
+    assert quoted
+    for quote in quoted:
+        parts = [part.strip() for part in quote.split('...')]
+        assert any(all(part in text for part in parts) for text in texts), quote
+
+
 def test_make_targets_in_pages_exist(repo: Path) -> None:
     targets = set(re.findall(r'^([a-z-]+):', (repo / 'Makefile').read_text(), re.M))
     for page in PAGES:
