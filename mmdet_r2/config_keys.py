@@ -175,9 +175,7 @@ UNUSED: dict[str, dict[str, tuple]] = {
 #: Any key.
 OPEN = None
 _DATALOADER = 'dataset sampler batch_sampler num_batch_per_epoch disable_subprocess_warning'
-_RPN_PROPOSAL = (
-    'nms_pre nms_post max_per_img max_per_batch nms min_bbox_size nms_across_levels offset'
-)
+_RPN_PROPOSAL = 'nms_pre max_per_img max_per_batch nms min_bbox_size nms_across_levels offset'
 #: Keys of dictionaries without ``type``: the name they have in their parent -> keys.
 #: ``parent.name`` goes before ``name``. None: any key. A trailing ``~``: keys are free, except that
 #: near-misses of those listed are taken for typing errors.

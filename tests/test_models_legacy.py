@@ -24,9 +24,9 @@ from mmdet_r2.models.matching import (
     DeltaXYWHBBoxCoder,
     LegacyDeltaXYWHBBoxCoder,
     MaxIoUAssigner,
-    OHEMSampler,
     RandomSampler,
 )
+from mmdet_r2.models.postprocess import DetectionSelector
 from mmdet_r2.models.roi import Stage
 from mmdet_r2.models.rpn import LegacyAnchorGenerator, ProposalSelector
 from mmdet_r2.models.targets import Targets
@@ -188,13 +188,40 @@ def test_assignment_counts_pixels():
     assert found[0].gt_index.tolist() == [BACKGROUND]
 
 
-@pytest.mark.parametrize('target, expected', [('nearest', 0), ('claimant', 1)])
-def test_object_that_a_low_quality_anchor_is_trained_on(target, expected):
+@pytest.mark.parametrize('config, expected', [(MB, 0), (V1, 1)], ids=['mb', 'v1'])
+def test_object_that_a_low_quality_anchor_is_trained_on(config, expected):
     """The only anchor: object 1 has no better one, but the anchor overlaps object 0 more."""
+    init_scope()
     gt = torch.tensor([[0.0, 0, 9, 5], [0, 6, 9, 9]])
     anchor = torch.tensor([[0.0, 0, 9, 9]])
-    assigner = MaxIoUAssigner(0.7, 0.3, low_quality_target=target, offset=1)
+    assigner = TASK_UTILS.build(dict(config.train_cfg.rpn.assigner))
     assert assigner.assign(anchor, gt).gt_index.tolist() == [expected]
+
+
+@pytest.mark.parametrize('config, expected', [(MB, 0), (V1, BACKGROUND)], ids=['mb', 'v1'])
+def test_how_little_an_objects_best_anchor_may_overlap_it(config, expected):
+    """A quarter of the pixels: 1.x asks for 0.3."""
+    init_scope()
+    gt, anchor = torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([[0.0, 0, 9, 9]])
+    assigner = TASK_UTILS.build(dict(config.train_cfg.rpn.assigner))
+    assert assigner.assign(anchor, gt).gt_index.tolist() == [expected]
+
+
+@pytest.mark.parametrize('wrt_candidates', [True, False])
+def test_the_share_in_an_ignored_region_counts_pixels(wrt_candidates):
+    """Half of either's pixels are the other's; less than half of the areas between corners."""
+    box, region = torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([[0.0, 5, 9, 14]])
+    for offset, expected in ((0, BACKGROUND), (1, IGNORED)):
+        assigner = MaxIoUAssigner(
+            0.5,
+            0.5,
+            match_low_quality=False,
+            ignore_iof_thr=0.49,
+            ignore_wrt_candidates=wrt_candidates,
+            offset=offset,
+        )
+        found = assigner.assign(box, torch.tensor([[50.0, 50, 59, 59]]), region)
+        assert found.gt_index.tolist() == [expected]
 
 
 def targets_of(gt, labels, img_shape=(64, 64)):
@@ -219,7 +246,7 @@ def rpn_of(**train):
     )
     assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.7, neg_iou_thr=0.3, offset=1)
     sampler = dict(type='PseudoSampler')
-    config['train_cfg'] = dict(assigner=assigner, sampler=sampler, allowed_border=0, **train)
+    config['train_cfg'] = dict(assigner=assigner, sampler=sampler, allowed_border=0) | train
     init_scope()
     return MODELS.build(config)
 
@@ -238,8 +265,11 @@ def test_anchors_outside_the_image_are_ignored_before_or_after_matching():
     """The image is 60 pixels wide; the object overlaps the right upper anchor most, which sticks
     out, and the left upper one a little."""
     seen = {}
-    for match_border in (False, True):
-        head = rpn_of(match_border=match_border)
+    for lineage, config in (('v1', V1), ('mb', MB)):
+        train = config.train_cfg.rpn
+        head = rpn_of(
+            allowed_border=train.allowed_border, match_border=train.get('match_border', False)
+        )
         taken = []
         sample = head.sampler.sample
 
@@ -249,9 +279,9 @@ def test_anchors_outside_the_image_are_ignored_before_or_after_matching():
 
         head.sampler.sample = spy
         rpn_losses(head, [[24.0, 0, 58, 31]], (64, 60))
-        seen[match_border] = taken[0]
-    assert seen[False] == [0, IGNORED, BACKGROUND, IGNORED]  # the second best takes the object
-    assert seen[True] == [BACKGROUND, IGNORED, BACKGROUND, IGNORED]
+        seen[lineage] = taken[0]
+    assert seen['v1'] == [0, IGNORED, BACKGROUND, IGNORED]  # the second best takes the object
+    assert seen['mb'] == [BACKGROUND, IGNORED, BACKGROUND, IGNORED]
 
 
 def test_rpn_losses_are_divided_by_the_number_of_samples():
@@ -286,7 +316,6 @@ def test_where_the_objects_own_boxes_are_put():
     assert front.labels.tolist() == [2, 1, 1, 2, 3] and end.labels.tolist() == [1, 2, 2, 1, 3]
     assert front.is_gt.tolist() == [True, True, False, False, False]
     assert end.is_gt.tolist() == [False, False, True, True, False]
-    assert not OHEMSampler(num=16, pos_fraction=1.0, gt_position='end').gt_in_front
     with pytest.raises(ValueError, match='expected front or end'):
         RandomSampler(num=16, pos_fraction=1.0, gt_position='middle')
 
@@ -330,6 +359,19 @@ def test_suppression_counts_pixels_and_is_strict(backend, monkeypatch):
     assert ops.nms(boxes, scores, 0.5).tolist() != expected
 
 
+def test_soft_suppression_counts_pixels():
+    """Linear decay by the IoU: 0.5 in pixels, 9 / 19 without counting them."""
+    boxes, scores = torch.tensor([[0.0, 0, 9, 19], [0, 0, 9, 9]]), torch.tensor([0.9, 0.8])
+    zeros = torch.zeros(2, dtype=torch.long)
+    for offset, iou in ((0, 9 / 19), (1, 0.5)):
+        nms = dict(type='soft_nms', iou_threshold=0.3)
+        keep, decayed = DetectionSelector(nms=nms, offset=offset).suppress(
+            boxes, scores, zeros, zeros, 1
+        )
+        assert keep.tolist() == [0, 1]
+        assert decayed.tolist() == pytest.approx([0.9, 0.8 * (1 - iou)])
+
+
 def test_groups_side_by_side_do_not_touch():
     """Pixel boxes overlap where the last column of one is the first of the other."""
     boxes = torch.tensor([[0.0, 0, 9, 9]] * 3)
@@ -370,15 +412,6 @@ def test_proposals_kept_over_the_batch():
     assert proposals_of(ProposalSelector(max_per_batch=999), logits).scores[0].shape == (100,)
     few = proposals_of(ProposalSelector(max_per_img=7, max_per_batch=60), logits)
     assert [len(scores) for scores in few.scores] == [7, 7, 7]
-
-
-def test_proposals_kept_per_level():
-    logits = torch.randn(2, 2, 50, generator=torch.Generator().manual_seed(8))
-    logits[:, 0] += 4
-    found = proposals_of(ProposalSelector(nms_post=5, max_per_img=100), logits)
-    for scores, own in zip(found.scores, logits.sigmoid(), strict=True):
-        best = own.topk(5, dim=1).values.flatten()
-        assert torch.equal(scores, best.sort(descending=True).values)
 
 
 def test_proposals_are_suppressed_by_pixels():

@@ -182,6 +182,9 @@ def test_pasting_is_strict_and_gives_probabilities_on_request():
     soft = paste_pixel_masks(half, box, (8, 8), -1)
     assert soft.dtype == torch.uint8 and soft.sum() == 16 * 127
     assert paste_pixel_masks(half[:0], box[:0], (8, 8)).shape == (0, 8, 8)
+    for number in (math.nan, math.inf, -math.inf):
+        broken = torch.tensor([[2.0, number, 5, 5]])
+        assert not paste_pixel_masks(half, broken, (8, 8), 0.1).any()
 
 
 def test_v1_mask_targets():

@@ -21,7 +21,7 @@ _EXTRA_SOURCES = ('on_input', 'on_lateral', 'on_output')
 @torch.fx.wrap  # so that a traced graph checks its inputs too
 def _check_count(inputs: Sequence[Tensor], expected: int) -> None:
     if len(inputs) != expected:
-        raise ValueError(
+        raise ConfigError(
             f'FPN got {len(inputs)} feature maps, but its in_channels has {expected}: compare '
             'backbone.out_indices with neck.in_channels'
         )

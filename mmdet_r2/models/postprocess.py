@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmdet_r2 import ops
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.targets import img_shapes
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.boxes import box_limits, check_offset, clip_boxes, move_ends
@@ -104,18 +105,19 @@ class DetectionSelector:
         self.kind = nms.pop('type', 'nms')
         known = _NMS_KEYS.get(self.kind)
         if known is None or set(nms) - known:
-            raise ValueError(
+            raise ConfigError(
                 f'test_cfg.rcnn.nms={self.nms}: expected type nms or soft_nms, with the keys '
                 f'{sorted(_NMS_KEYS.get(self.kind, _NMS_KEYS["soft_nms"]))}'
             )
-        self.options = {'offset': check_offset('test_cfg.rcnn', self.offset), **nms}
+        self.options = {'offset': check_offset('test_cfg.rcnn.offset', self.offset), **nms}
+        check_offset('test_cfg.rcnn.nms.offset', self.options['offset'])
         if self.nms_after_rescale not in (True, False, 'always'):
-            raise ValueError(
+            raise ConfigError(
                 f'test_cfg.rcnn.nms_after_rescale={self.nms_after_rescale!r}: expected True, False '
                 "or 'always'"
             )
         if self.drop_empty and self.nms_after_rescale:
-            raise ValueError(
+            raise ConfigError(
                 'test_cfg.rcnn.drop_empty=True needs nms_after_rescale=False: it drops what is '
                 'empty after suppression'
             )
@@ -270,6 +272,11 @@ def _paste_encoded(
         for part, own in zip(probs.split(group), boxes.split(group), strict=True)
         for rle in encode_rle(rule(part, own, shape, threshold))
     ]
+
+
+def pixel_sizes(samples: list[DetDataSample], like: Tensor) -> Tensor:
+    """Width and height (B, 2) of a pixel of each original image, in network-input pixels."""
+    return _scale_rows(samples, like, inverse=False)[:, :2]
 
 
 def _scale_rows(samples: list[DetDataSample], like: Tensor, inverse: bool) -> Tensor:

@@ -8,12 +8,14 @@ second kind, pixel boxes, are met inside models of those lineages only.
 import torch
 from torch import Tensor
 
+from mmdet_r2.errors import ConfigError
 
-def check_offset(where: str, offset: int) -> int:
-    """The ``offset`` of the config's part ``where``; raise ValueError unless it is 0 or 1."""
+
+def check_offset(key: str, offset: int) -> int:
+    """The ``offset`` that the config has at ``key``; raise ConfigError unless it is 0 or 1."""
     if offset not in (0, 1):
-        raise ValueError(
-            f'{where}.offset={offset!r}: expected 0, or 1 for boxes that end at their last pixel'
+        raise ConfigError(
+            f'{key}={offset!r}: expected 0, or 1 for boxes that end at their last pixel'
         )
     return offset
 

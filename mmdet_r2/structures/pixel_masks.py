@@ -25,7 +25,7 @@ def paste_pixel_masks(
 
     Args:
         probs: (n, h, w) in [0, 1].
-        boxes: (n, 4) xyxy, of the image; may exceed it.
+        boxes: (n, 4) xyxy, of the image; may exceed it. Not finite: an empty mask.
         shape: (H, W) of the image.
         threshold: below 0 returns the probabilities themselves, (n, H, W) uint8 of 0..255, rounded
             down.
@@ -38,6 +38,7 @@ def paste_pixel_masks(
         probs = F.pad(probs, [padding] * 4)
     dtype = torch.uint8 if threshold < 0 else torch.bool
     image = torch.zeros((len(probs), *shape), dtype=dtype, device=probs.device)
+    boxes = boxes.masked_fill(~boxes.isfinite().all(1, keepdim=True), -1)  # outside
     for mask, target, (x1, y1, x2, y2) in zip(probs, image, boxes.int().tolist(), strict=True):
         size = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
         left, top = max(x1, 0), max(y1, 0)
@@ -45,10 +46,8 @@ def paste_pixel_masks(
         if right <= left or bottom <= top:
             continue
         # (1, 1, h, w): bilinear between the cells' centres, constant beyond the outermost
-        full = F.interpolate(mask[None, None], size=size, mode='bilinear', align_corners=False)[
-            0, 0
-        ]
-        part = full[top - y1 : bottom - y1, left - x1 : right - x1]
+        full = F.interpolate(mask[None, None], size=size, mode='bilinear', align_corners=False)
+        part = full[0, 0, top - y1 : bottom - y1, left - x1 : right - x1]
         target[top:bottom, left:right] = part * 255 if threshold < 0 else part > threshold
     return image
 

@@ -17,6 +17,7 @@ from mmcv.ops import (
 )
 from torch import Tensor, nn
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.ops.deform_conv_cpu import deform_conv_cpu
 
 
@@ -75,7 +76,7 @@ def _group_offsets(layer: DeformConv2dPack | ModulatedDeformConv2dPack, groups: 
     if groups == 1:
         return
     if dense.out_channels % groups:
-        raise ValueError(
+        raise ConfigError(
             f'offset_groups is {groups}, which does not divide the {dense.out_channels} offsets '
             f'of {layer.deform_groups} deform_groups'
         )

@@ -11,7 +11,9 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmdet_r2.models.postprocess import Detections, rescale_boxes
+from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.models.detectors.offsets import check_offsets
+from mmdet_r2.models.postprocess import Detections, pixel_sizes, rescale_boxes
 from mmdet_r2.models.roi import RoIHead
 from mmdet_r2.models.rpn import Proposals, ProposalSelector
 from mmdet_r2.models.targets import Targets, img_shapes
@@ -40,6 +42,9 @@ class TwoStageDetector(BaseModel):
         train_cfg: ``rpn``, ``rpn_proposal`` (fields of :class:`ProposalSelector`; ``test_cfg.rpn``
             when absent), ``rcnn``.
         test_cfg: ``rpn``, ``rcnn``.
+
+    Raises:
+        ConfigError: some parts count pixels (``offset=1``) and others do not.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class TwoStageDetector(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         if rpn_head is None and roi_head is None:
-            raise ValueError('model needs an rpn_head, a roi_head, or both')
+            raise ConfigError('model needs an rpn_head, a roi_head, or both')
         train_cfg, test_cfg = train_cfg or {}, test_cfg or {}
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck) if neck is not None else None
@@ -68,6 +73,7 @@ class TwoStageDetector(BaseModel):
             self.roi_head = MODELS.build({**roi_head, **configs})
         proposals = train_cfg.get('rpn_proposal', test_cfg.get('rpn'))
         self._train_selector = ProposalSelector(**proposals) if proposals is not None else None
+        check_offsets(self.rpn_head, self._train_selector, self.roi_head)
 
     @property
     def with_mask(self) -> bool:
@@ -115,11 +121,11 @@ class TwoStageDetector(BaseModel):
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """RPN losses and proposals B x (p, 4)."""
         if self.rpn_head is None:
-            return {}, _given_proposals(samples).boxes
+            return {}, self._given_proposals(samples).boxes
         if self.roi_head is None:
             return self.rpn_head.loss(feats, targets), []
         if self._train_selector is None:
-            raise ValueError(
+            raise ConfigError(
                 'train_cfg.rpn_proposal is not set: it says how many proposals to train on'
             )
         losses, proposals = self.rpn_head.loss_and_propose(feats, targets, self._train_selector)
@@ -178,7 +184,7 @@ class TwoStageDetector(BaseModel):
     def _proposals(self, feats: tuple[Tensor, ...], samples: list[DetDataSample]) -> Proposals:
         """The RPN's, or those that came with the data."""
         if self.rpn_head is None:
-            return _given_proposals(samples)
+            return self._given_proposals(samples)
         return self.rpn_head.predict(feats, img_shapes(samples))
 
     def _outputs(
@@ -193,24 +199,32 @@ class TwoStageDetector(BaseModel):
         if self.rpn_head is not None:
             boxes = self.rpn_head.predict(feats, shapes).boxes
         elif samples:
-            boxes = _given_proposals(samples).boxes
+            boxes = self._given_proposals(samples).boxes
         else:
             raise ValueError(
                 "mode='tensor' of a detector without RPN needs data samples with proposals"
             )
         return (boxes,) if self.roi_head is None else (boxes, *self.roi_head(feats, boxes, shapes))
 
+    def _given_proposals(self, samples: list[DetDataSample]) -> Proposals:
+        """Proposals that came with the data: ordinary boxes, in network-input pixels.
 
-def _given_proposals(samples: list[DetDataSample]) -> Proposals:
-    """Proposals that came with the data."""
-    for sample in samples:
-        if 'proposals' not in sample:
-            raise ValueError(
-                f'{sample.metainfo.get("img_path", "sample")} has no proposals: a detector '
-                'without rpn_head needs them in its data samples'
-            )
-    given = [s.proposals for s in samples]
-    boxes = [p.bboxes for p in given]
-    return Proposals(
-        boxes, [p.get('scores', b.new_zeros(len(b))) for p, b in zip(given, boxes, strict=True)]
-    )
+        A detector that counts pixels takes them as the transform ``PixelBoxes`` gives it its
+        objects: they end where their last pixel of the original image begins.
+        """
+        for sample in samples:
+            if 'proposals' not in sample:
+                raise DataError(
+                    f'{sample.metainfo.get("img_path", "sample")} has no proposals: a detector '
+                    'without rpn_head needs them in its data samples'
+                )
+        given = [s.proposals for s in samples]
+        boxes = [p.bboxes for p in given]
+        scores = [p.get('scores', b.new_zeros(len(b))) for p, b in zip(given, boxes, strict=True)]
+        if self._roi_head().offset:
+            sizes = pixel_sizes(samples, boxes[0])
+            boxes = [
+                torch.cat([b[:, :2], torch.maximum(b[:, 2:] - size, b[:, :2])], dim=1)
+                for b, size in zip(boxes, sizes, strict=True)
+            ]
+        return Proposals(boxes, scores)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.losses.reduction import check_reduction, reduce_loss
 from mmdet_r2.registry import MODELS
 
@@ -37,9 +38,11 @@ class CrossEntropyLoss(nn.Module):
     ) -> None:
         super().__init__()
         if use_sigmoid and use_mask:
-            raise ValueError('CrossEntropyLoss: use_sigmoid and use_mask exclude each other')
+            raise ConfigError('CrossEntropyLoss: use_sigmoid and use_mask exclude each other')
         if use_mask and (ignore_index is not None or class_weight is not None):
-            raise ValueError('CrossEntropyLoss: use_mask takes no ignore_index and no class_weight')
+            raise ConfigError(
+                'CrossEntropyLoss: use_mask takes no ignore_index and no class_weight'
+            )
         self.use_sigmoid = use_sigmoid
         self.use_mask = use_mask
         self.reduction = check_reduction(reduction)

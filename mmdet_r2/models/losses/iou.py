@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.losses.reduction import check_reduction, reduce_loss
 from mmdet_r2.registry import MODELS
 from mmdet_r2.structures.boxes import box_area, enclosing_box, paired_iou
@@ -53,7 +54,7 @@ class IoULoss(_BoxLoss):
     ) -> None:
         super().__init__(eps, reduction, loss_weight)
         if mode not in ('linear', 'square', 'log'):
-            raise ValueError(f'IoULoss mode={mode!r}: expected linear, square or log')
+            raise ConfigError(f'IoULoss mode={mode!r}: expected linear, square or log')
         self.mode = 'linear' if linear else mode
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:

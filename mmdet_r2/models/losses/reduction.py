@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor
 
+from mmdet_r2.errors import ConfigError
+
 REDUCTIONS = ('none', 'mean', 'sum')
 
 
 def check_reduction(reduction: str) -> str:
     """``reduction`` itself, or ValueError naming the choices."""
     if reduction not in REDUCTIONS:
-        raise ValueError(f'reduction={reduction!r}: expected one of {", ".join(REDUCTIONS)}')
+        raise ConfigError(f'reduction={reduction!r}: expected one of {", ".join(REDUCTIONS)}')
     return reduction
 
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.losses.reduction import check_reduction, reduce_loss
 from mmdet_r2.registry import MODELS
 
@@ -38,7 +39,7 @@ class SmoothL1Loss(nn.Module):
     ) -> None:
         super().__init__()
         if beta <= 0:
-            raise ValueError(f'SmoothL1Loss beta={beta}: must be positive (use L1Loss for 0)')
+            raise ConfigError(f'SmoothL1Loss beta={beta}: must be positive (use L1Loss for 0)')
         self.beta = beta
         self.reduction = check_reduction(reduction)
         self.loss_weight = loss_weight

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import TASK_UTILS
 from mmdet_r2.structures.boxes import box_iof, box_iou, check_offset
 
@@ -52,7 +53,7 @@ class MaxIoUAssigner:
 
     Args:
         low_quality_target: what a claimed box is trained on: 'claimant', the object that claims it,
-            or 'nearest', the object that it overlaps most, as in detectron2.
+            or 'nearest', the object that it overlaps most, as in detectron2 and maskrcnn-benchmark.
         ignore_iof_thr: boxes that lie in an ignore region by more than this share are ignored;
             negative: never.
         ignore_wrt_candidates: the share is of the box's own area rather than of the region's.
@@ -74,13 +75,13 @@ class MaxIoUAssigner:
         offset: int = 0,
     ) -> None:
         if low_quality_target not in ('claimant', 'nearest'):
-            raise ValueError(
+            raise ConfigError(
                 f'MaxIoUAssigner low_quality_target={low_quality_target!r}: expected claimant or '
                 'nearest'
             )
         self.claimant_wins = low_quality_target == 'claimant'
         if iou_calculator is not None and iou_calculator.get('type') != 'BboxOverlaps2D':
-            raise ValueError(
+            raise ConfigError(
                 f'MaxIoUAssigner iou_calculator={iou_calculator}: only BboxOverlaps2D is known'
             )
         self.pos_iou_thr = pos_iou_thr
@@ -92,7 +93,7 @@ class MaxIoUAssigner:
         self.ignore_iof_thr = ignore_iof_thr
         self.ignore_wrt_candidates = ignore_wrt_candidates
         self.match_low_quality = match_low_quality
-        self.offset = check_offset('assigner', offset)
+        self.offset = check_offset('assigner.offset', offset)
 
     @torch.no_grad()
     def assign(

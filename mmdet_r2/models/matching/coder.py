@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import TASK_UTILS
 from mmdet_r2.structures.boxes import box_sizes, check_offset
 
@@ -35,14 +36,14 @@ class DeltaXYWHBBoxCoder:
         offset: int = 0,
     ) -> None:
         if size_clamp not in ('both', 'above'):
-            raise ValueError(f'bbox_coder.size_clamp={size_clamp!r}: expected both or above')
+            raise ConfigError(f'bbox_coder.size_clamp={size_clamp!r}: expected both or above')
         self.means = tuple(target_means)
         self.stds = tuple(target_stds)
         self.clip_border = clip_border
         self.add_ctr_clamp = add_ctr_clamp
         self.ctr_clamp = ctr_clamp
         self.clamp_below = size_clamp == 'both' and not add_ctr_clamp
-        self.offset = self.decode_offset = check_offset('bbox_coder', offset)
+        self.offset = self.decode_offset = check_offset('bbox_coder.offset', offset)
 
     def encode(self, boxes: Tensor, targets: Tensor) -> Tensor:
         """Deltas (..., 4) that move ``boxes`` (..., 4) onto ``targets`` (..., 4); both xyxy with

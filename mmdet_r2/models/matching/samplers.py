@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.matching.assigner import BACKGROUND, Match
 from mmdet_r2.registry import TASK_UTILS
 
@@ -56,7 +57,7 @@ class RandomSampler:
         gt_position: str = 'front',
     ) -> None:
         if gt_position not in ('front', 'end'):
-            raise ValueError(f'sampler.gt_position={gt_position!r}: expected front or end')
+            raise ConfigError(f'sampler.gt_position={gt_position!r}: expected front or end')
         self.gt_in_front = gt_position == 'front'
         self.num = num
         self.pos_fraction = pos_fraction
@@ -98,11 +99,10 @@ class OHEMSampler(RandomSampler):
         neg_pos_ub: float = -1,
         add_gt_as_proposals: bool = True,
         loss_key: str = 'loss_cls',
-        gt_position: str = 'front',
     ) -> None:
-        super().__init__(num, pos_fraction, neg_pos_ub, add_gt_as_proposals, gt_position)
+        super().__init__(num, pos_fraction, neg_pos_ub, add_gt_as_proposals)
         if loss_key != 'loss_cls':
-            raise ValueError(f'OHEMSampler loss_key={loss_key!r}: only loss_cls is known')
+            raise ConfigError(f'OHEMSampler loss_key={loss_key!r}: only loss_cls is known')
 
     def _choose(self, candidates: Tensor, num: int, loss: Tensor | None) -> Tensor:
         assert loss is not None, 'the RoI head hands over the loss where needs_loss is set'

@@ -139,7 +139,7 @@ class PanopticFPNHead(BaseModule):
         """L x (B, D, ., .), finest first -> logits (B, C, h, w); the things are the last class."""
         used = feats[self.start_level :]
         if len(used) < len(self.conv_upsample_layers):
-            raise ValueError(
+            raise ConfigError(
                 f'semantic_head takes levels up to {self.start_level}'
                 f'+{len(self.conv_upsample_layers)}, the neck gives {len(feats)}'
             )

@@ -13,6 +13,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.losses import accuracy
 from mmdet_r2.registry import MODELS, TASK_UTILS
 
@@ -72,9 +73,9 @@ class ConvFCBBoxHead(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if not (with_cls or with_reg):
-            raise ValueError('bbox_head: with_cls and with_reg cannot both be False')
+            raise ConfigError('bbox_head: with_cls and with_reg cannot both be False')
         if num_shared_fcs and (num_cls_convs or num_reg_convs):
-            raise ValueError(
+            raise ConfigError(
                 f'bbox_head: num_cls_convs={num_cls_convs} or num_reg_convs={num_reg_convs} cannot '
                 f'follow num_shared_fcs={num_shared_fcs}: linear layers end the feature map'
             )
@@ -83,7 +84,9 @@ class ConvFCBBoxHead(BaseModule):
             ('cls_predictor_cfg', cls_predictor_cfg),
         ):
             if cfg is not None and cfg != dict(type='Linear'):
-                raise ValueError(f"bbox_head.{name}={cfg}: only dict(type='Linear') is implemented")
+                raise ConfigError(
+                    f"bbox_head.{name}={cfg}: only dict(type='Linear') is implemented"
+                )
         size = (
             (roi_feat_size, roi_feat_size)
             if isinstance(roi_feat_size, int)

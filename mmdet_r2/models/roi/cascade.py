@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mmengine.model import ModuleList
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.roi.head import RoIHead
 from mmdet_r2.models.roi.stage import Stage
 from mmdet_r2.models.roi.standard import refuse_shared_head
@@ -101,7 +102,7 @@ class CascadeRoIHead(RoIHead):
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise unless the value of a ``roi_head`` key is one of a few."""
     if value not in choices:
-        raise ValueError(f'roi_head.{key}={value!r}: expected one of {", ".join(choices)}')
+        raise ConfigError(f'roi_head.{key}={value!r}: expected one of {", ".join(choices)}')
 
 
 def _heads(key: str, config: dict | list[dict], num_stages: int) -> ModuleList:
@@ -125,10 +126,10 @@ def _extractors(key: str, config: dict | list[dict], num_stages: int) -> ModuleL
 
 def _check_count(key: str, values: Sequence, num_stages: int, what: str = 'entries') -> None:
     if isinstance(values, dict):
-        raise ValueError(f'{key} is one dict: expected a list of {num_stages}, one per stage')
+        raise ConfigError(f'{key} is one dict: expected a list of {num_stages}, one per stage')
     if len(values) != num_stages:
         key = key if '.' in key else f'roi_head.{key}'
-        raise ValueError(
+        raise ConfigError(
             f'{key} has {len(values)} {what} for roi_head.num_stages={num_stages}: give one per '
             'stage'
         )

@@ -8,6 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmdet_r2 import ops
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import MODELS
 from mmdet_r2.structures.boxes import box_area, check_offset
 
@@ -40,25 +41,28 @@ class SingleRoIExtractor(BaseModule):
         layer = dict(roi_layer)
         kind = layer.pop('type')
         if kind != 'RoIAlign':
-            raise ValueError(f'roi_layer.type={kind!r}: only RoIAlign is implemented')
+            raise ConfigError(f'roi_layer.type={kind!r}: only RoIAlign is implemented')
         size = layer.pop('output_size')
         self.output_size = (size, size) if isinstance(size, int) else tuple(size)
         self.sampling_ratio = layer.pop('sampling_ratio', 0)
         self.aligned = layer.pop('aligned', True)
-        self.end_offset = layer.pop('end_offset', 0)
-        if self.end_offset and self.aligned:
-            raise ValueError(f'roi_layer={roi_layer}: end_offset needs aligned=False')
+        self.offset = check_offset('roi_extractor.offset', offset)
+        self.end_offset = check_offset('roi_layer.end_offset', layer.pop('end_offset', 0))
+        if self.end_offset and (self.aligned or not offset):
+            raise ConfigError(
+                f'roi_layer={roi_layer}: end_offset needs aligned=False, and offset=1 of the '
+                'extractor'
+            )
         pool_mode = layer.pop('pool_mode', 'avg')
         layer.pop('use_torchvision', None)  # `ops` chooses the implementation
         if layer or pool_mode != 'avg':
-            raise ValueError(
+            raise ConfigError(
                 f'roi_layer={roi_layer}: RoIAlign takes output_size, sampling_ratio, aligned, '
                 'end_offset'
             )
         self.out_channels = out_channels
         self.featmap_strides = list(featmap_strides)
         self.finest_scale = finest_scale
-        self.offset = check_offset('roi_extractor', offset)
 
     @property
     def num_inputs(self) -> int:

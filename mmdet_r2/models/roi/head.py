@@ -15,6 +15,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.postprocess import (
     MASK_PASTES,
     Detections,
@@ -67,7 +68,7 @@ class RoIHead(BaseModule):
             self.mask_threshold = options.pop('mask_thr_binary', 0.5)
             self.mask_paste = options.pop('mask_paste', 'aligned')
             if self.mask_paste not in MASK_PASTES:
-                raise ValueError(
+                raise ConfigError(
                     f'test_cfg.rcnn.mask_paste={self.mask_paste!r}: expected one of '
                     f'{", ".join(MASK_PASTES)}'
                 )
@@ -88,7 +89,7 @@ class RoIHead(BaseModule):
         """1 where the head's boxes are pixel boxes (see ``structures.boxes``), though its results
         are not.
         """
-        return 0 if self.selector is None else self.selector.offset
+        return getattr(self.stages[0].box_head.bbox_coder, 'decode_offset', 0)
 
     # ------------------------------------------------------------------ what a head may override
 
@@ -220,7 +221,7 @@ class RoIHead(BaseModule):
 
     def _selector(self) -> DetectionSelector:
         if self.selector is None:
-            raise ValueError('test_cfg.rcnn is not set: it says how to select detections')
+            raise ConfigError('test_cfg.rcnn is not set: it says how to select detections')
         return self.selector
 
     def _classify(

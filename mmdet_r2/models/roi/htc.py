@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.roi.cascade import CascadeRoIHead, check_choice
 from mmdet_r2.models.roi.head import Feats
 from mmdet_r2.models.roi.mask_head import HTCMaskHead
@@ -70,22 +71,22 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
         self.with_semantic = semantic_head is not None
         if semantic_head is not None:
             if semantic_roi_extractor is None:
-                raise ValueError('roi_head.semantic_head needs a semantic_roi_extractor')
+                raise ConfigError('roi_head.semantic_head needs a semantic_roi_extractor')
             if not self.semantic_fusion or self.semantic_fusion - branches:
-                raise ValueError(
+                raise ConfigError(
                     f'roi_head.semantic_fusion={tuple(semantic_fusion)}: name at least one of '
                     f'{", ".join(sorted(branches))}'
                 )
             self.semantic_roi_extractor = MODELS.build(semantic_roi_extractor)
             self.semantic_head = MODELS.build(semantic_head)
         elif semantic_roi_extractor is not None:
-            raise ValueError('roi_head.semantic_roi_extractor has no use without a semantic_head')
+            raise ConfigError('roi_head.semantic_roi_extractor has no use without a semantic_head')
 
     def _check_mask_heads(self) -> None:
         """Heads that take features from the stage before, and only those, own ``conv_res``."""
         stages = [stage for stage in self.stages if stage.mask_head is not None]
         if len({id(stage.mask_extractor) for stage in stages}) > 1:
-            raise ValueError(
+            raise ConfigError(
                 'roi_head.mask_roi_extractor differs between stages: HTC pools mask features once '
                 'for all mask heads; give one dict'
             )
@@ -93,7 +94,7 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
             takes = self.mask_info_flow and i > 0
             owns = isinstance(stage.mask_head, HTCMaskHead) and stage.mask_head.with_conv_res
             if takes != owns:
-                raise ValueError(
+                raise ConfigError(
                     f'roi_head.mask_head[{i}]: expected with_conv_res={takes} of an HTCMaskHead '
                     f'with mask_info_flow={self.mask_info_flow} (the first stage has none before '
                     'it to take features from)'

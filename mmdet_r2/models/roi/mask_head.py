@@ -10,6 +10,7 @@ from mmcv.cnn import ConvModule, build_conv_layer, build_upsample_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import MODELS
 
 
@@ -44,7 +45,7 @@ class FCNMaskHead(BaseModule):
         upsample = dict(upsample_cfg or dict(type=None))
         kind = upsample.pop('type')
         if kind not in (None, 'deconv', 'nearest', 'bilinear'):
-            raise ValueError(
+            raise ConfigError(
                 f'mask_head.upsample_cfg.type={kind!r}: expected deconv, nearest, bilinear or None'
             )
         self.roi_feat_size = (

@@ -9,7 +9,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmdet_r2.errors import DataError
+from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.models.targets import Targets, check_labels
 from mmdet_r2.registry import MODELS
 
@@ -49,7 +49,7 @@ class FusedSemanticHead(BaseModule):
         init_cfg = init_cfg or dict(type='Kaiming', override=dict(name='conv_logits'))
         super().__init__(init_cfg)
         if not 0 <= fusion_level < num_ins:
-            raise ValueError(
+            raise ConfigError(
                 f'semantic_head.fusion_level={fusion_level}: expected an index below num_ins='
                 f'{num_ins}'
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.matching import MaxIoUAssigner, PseudoSampler, RandomSampler
 from mmdet_r2.models.roi.box_head import BoxOutput, ConvFCBBoxHead
 from mmdet_r2.models.roi.extractor import SingleRoIExtractor
@@ -72,7 +73,7 @@ class Stage:
         self.mask_size = (size, size) if isinstance(size, int) else tuple(size)
         self.mask_target = train_cfg.get('mask_target', self.mask_target)
         if self.mask_target not in MASK_TARGETS:
-            raise ValueError(
+            raise ConfigError(
                 f'train_cfg.rcnn.mask_target={self.mask_target!r}: expected one of '
                 f'{", ".join(MASK_TARGETS)}'
             )
@@ -89,7 +90,7 @@ class Stage:
                 their loss.
         """
         if self.assigner is None or self.sampler is None:
-            raise ValueError('train_cfg.rcnn is not set: it says how to assign and sample RoIs')
+            raise ConfigError('train_cfg.rcnn is not set: it says how to assign and sample RoIs')
         background = self.box_head.num_classes
         candidates, matches = [], []
         for proposals, gt_boxes, ignored in zip(boxes, targets.boxes, targets.ignored, strict=True):
@@ -143,7 +144,7 @@ class Stage:
         """Loss of the positives' masks: logits (P, h, w) of each one's own class."""
         assert self.mask_head is not None
         if targets.masks is None:
-            raise ValueError(
+            raise ConfigError(
                 'the model has a mask head but the samples have no masks: set with_mask=True in '
                 'LoadAnnotations'
             )

@@ -1,5 +1,6 @@
 """The RoI head of Faster and Mask R-CNN: one stage."""
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.roi.head import RoIHead
 from mmdet_r2.models.roi.stage import Stage
 from mmdet_r2.registry import MODELS
@@ -11,7 +12,8 @@ class StandardRoIHead(RoIHead):
 
     Args:
         mask_roi_extractor: the box branch's extractor serves both when None.
-        train_cfg: ``assigner``, ``sampler``, ``mask_size``.
+        train_cfg: ``assigner``, ``sampler``, ``mask_size``, ``mask_target``: see
+            :meth:`Stage.set_train_cfg`.
         test_cfg: see :class:`RoIHead`.
     """
 
@@ -29,7 +31,7 @@ class StandardRoIHead(RoIHead):
         super().__init__(test_cfg, init_cfg)
         refuse_shared_head(shared_head)
         if isinstance(train_cfg, list | tuple):
-            raise ValueError(
+            raise ConfigError(
                 f'train_cfg.rcnn is a list of {len(train_cfg)}: StandardRoIHead has one stage and '
                 'takes one dict (CascadeRoIHead takes a list)'
             )
@@ -49,4 +51,4 @@ class StandardRoIHead(RoIHead):
 def refuse_shared_head(shared_head: dict | None) -> None:
     """C4 models put a residual stage between pooling and heads; none of ours does."""
     if shared_head is not None:
-        raise ValueError('roi_head.shared_head (C4 models) is not implemented: use an FPN config')
+        raise ConfigError('roi_head.shared_head (C4 models) is not implemented: use an FPN config')

@@ -5,6 +5,7 @@ import functools
 import torch
 from torch import Tensor
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import TASK_UTILS
 
 
@@ -39,7 +40,7 @@ class AnchorGenerator:
         use_box_type: bool = False,  # accepted, unused: anchors are tensors
     ) -> None:
         if (scales is None) == (octave_base_scale is None or scales_per_octave is None):
-            raise ValueError(
+            raise ConfigError(
                 'AnchorGenerator needs either scales or octave_base_scale with scales_per_octave'
             )
         if scales is None:
@@ -53,11 +54,11 @@ class AnchorGenerator:
         if len(self.base_sizes) != len(self.strides) or (
             centers and len(centers) != len(self.strides)
         ):
-            raise ValueError(
+            raise ConfigError(
                 'AnchorGenerator: strides, base_sizes and centers must have one entry per level'
             )
         if centers is not None and center_offset != 0:
-            raise ValueError(
+            raise ConfigError(
                 f'AnchorGenerator: center_offset={center_offset} has no effect with centers'
             )
         self.base_anchors = [
@@ -90,7 +91,7 @@ class AnchorGenerator:
         The tensors are cached by size and must not be written to.
         """
         if len(sizes) != self.num_levels:
-            raise ValueError(
+            raise ConfigError(
                 f'AnchorGenerator has {self.num_levels} strides but was given {len(sizes)} levels'
             )
         return [
@@ -170,7 +171,7 @@ class LegacyAnchorGenerator(AnchorGenerator):
         rounding: str = 'corners',
     ) -> None:
         if rounding not in ('corners', 'sides'):
-            raise ValueError(
+            raise ConfigError(
                 f'LegacyAnchorGenerator rounding={rounding!r}: expected corners or sides'
             )
         self.round_sides = rounding == 'sides'

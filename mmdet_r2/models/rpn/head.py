@@ -12,6 +12,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.matching import BACKGROUND, Sample
 from mmdet_r2.models.rpn.proposals import Proposals, ProposalSelector
 from mmdet_r2.models.targets import Targets
@@ -53,7 +54,7 @@ class RPNHead(BaseModule):
     ) -> None:
         super().__init__(init_cfg or dict(type='Normal', layer='Conv2d', std=0.01))
         if num_classes != 1:
-            raise ValueError(
+            raise ConfigError(
                 f'rpn_head.num_classes is {num_classes}: an RPN tells objects from background '
                 'only, use 1'
             )
@@ -62,7 +63,7 @@ class RPNHead(BaseModule):
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
         if not getattr(self.loss_cls, 'use_sigmoid', True):
-            raise ValueError(
+            raise ConfigError(
                 'rpn_head.loss_cls.use_sigmoid must be True: the RPN predicts one logit per anchor'
             )
         self.reg_decoded_bbox = reg_decoded_bbox
@@ -93,6 +94,11 @@ class RPNHead(BaseModule):
             self.allowed_border = train_cfg.get('allowed_border', 0)
             self.match_border = train_cfg.get('match_border', False)
             self.samples_per_img = train_cfg.get('samples_per_img')
+            given = self.samples_per_img
+            if not (given in (None, 'sampled') or (isinstance(given, int) and given > 0)):
+                raise ConfigError(
+                    f"train_cfg.rpn.samples_per_img={given!r}: expected a number, 'sampled' or None"
+                )
         self.test_selector = ProposalSelector(**test_cfg) if test_cfg is not None else None
 
     def forward(self, feats: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
@@ -125,7 +131,7 @@ class RPNHead(BaseModule):
         """Proposals in network-input pixels, by ``test_cfg`` unless another selector is given."""
         selector = selector or self.test_selector
         if selector is None:
-            raise ValueError('test_cfg.rpn is not set: it says how many proposals to keep')
+            raise ConfigError('test_cfg.rpn is not set: it says how many proposals to keep')
         logits, deltas, anchors = self._flatten(*self(feats))
         return selector.select(logits, deltas, anchors, self.bbox_coder, img_shapes)
 

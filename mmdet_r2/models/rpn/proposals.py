@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmdet_r2 import ops
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.matching import DeltaXYWHBBoxCoder
 from mmdet_r2.structures.boxes import box_limits, box_sizes, check_offset
 
@@ -29,7 +30,6 @@ class ProposalSelector:
 
     Attributes:
         nms_pre: candidates per level before suppression; non-positive: all.
-        nms_post: proposals kept per level after suppression; None: all.
         max_per_img: proposals kept per image, over all levels.
         max_per_batch: proposals kept of all images together, so that an image with better ones
             keeps more (maskrcnn-benchmark's training); None: all.
@@ -39,7 +39,6 @@ class ProposalSelector:
     """
 
     nms_pre: int = 2000
-    nms_post: int | None = None
     max_per_img: int = 1000
     max_per_batch: int | None = None
     nms: dict | None = None
@@ -51,11 +50,16 @@ class ProposalSelector:
         nms = dict(self.nms or {'type': 'nms', 'iou_threshold': 0.7})
         kind = nms.pop('type', 'nms')
         self.iou_threshold = nms.pop('iou_threshold', 0.7)
-        self.nms_offset = nms.pop('offset', check_offset('rpn_proposal', self.offset))
+        check_offset('rpn_proposal.offset', self.offset)
+        self.nms_offset = check_offset('rpn_proposal.nms.offset', nms.pop('offset', self.offset))
         if kind != 'nms' or nms or self.nms_across_levels:
-            raise ValueError(
+            raise ConfigError(
                 f'rpn proposals: nms={self.nms}, nms_across_levels={self.nms_across_levels}: only '
                 "dict(type='nms', iou_threshold=..., offset=...) inside each level is implemented"
+            )
+        if self.max_per_batch is not None and self.max_per_batch < 1:
+            raise ConfigError(
+                f'rpn_proposal.max_per_batch={self.max_per_batch}: expected at least 1, or None'
             )
 
     @torch.no_grad()
@@ -99,25 +103,13 @@ class ProposalSelector:
         group = image * num_levels + torch.cat(levels, dim=1)
         boxes, scores = boxes.flatten(0, 1), scores.flatten()
         keep = ops.batched_nms(boxes, scores, group.flatten(), self.iou_threshold, self.nms_offset)
-        boxes, scores, group = boxes[keep], scores[keep], group.flatten()[keep]
-        eligible = scores >= 0
-        if self.nms_post is not None:
-            eligible &= _rank(group) < self.nms_post
-        image, chosen = group // num_levels, []
+        boxes, scores, image = boxes[keep], scores[keep], image.expand_as(group).flatten()[keep]
+
+        chosen = []
         for i in range(num_images):  # ragged: each image keeps its own number
-            chosen.append(((image == i) & eligible).nonzero()[: self.max_per_img, 0])
+            chosen.append(((image == i) & (scores >= 0)).nonzero()[: self.max_per_img, 0])
         if self.max_per_batch is not None and sum(map(len, chosen)) > self.max_per_batch:
             # Rows are in the order of scores over all images.
             end = torch.cat(chosen).sort().values[self.max_per_batch]
             chosen = [c[c < end] for c in chosen]
         return Proposals([boxes[c] for c in chosen], [scores[c] for c in chosen])
-
-
-def _rank(group: Tensor) -> Tensor:
-    """How many rows before each are of its group: (n,) int64 -> (n,) int64."""
-    order = group.argsort(stable=True)
-    counts = torch.unique_consecutive(group[order], return_counts=True)[1]
-    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    rank = torch.empty_like(group)
-    rank[order] = torch.arange(len(group), device=group.device) - first
-    return rank
