@@ -288,6 +288,14 @@ def test_images_are_found_by_what_files_call_them(tmp_path):
     assert folder.find(str(tmp_path / 'photos' / 'sub' / 'b.png')) == 'sub/b.png'
     assert folder.find('photos/sub/b.jpg') == 'sub/b.png'
     assert folder.find('sub\\c.jpg') == 'sub/c.jpg'
+    # of several the one whose folders agree, even where the suffix does not
+    assert folder.find('/home/someone/sub/c.jpg') == folder.find('..\\sub\\c.png') == 'sub/c.jpg'
+    for name in ('other/b.jpg', '2008.123.png', 'bi\u0308ld.jpg'):
+        cv2.imwrite(str(tmp_path / 'photos' / name), np.zeros((H, W, 3), np.uint8))
+    folder = ImageFolder(tmp_path / 'photos')
+    assert folder.find('sub/b.jpg') == 'sub/b.png'
+    assert folder.find('2008.123') == '2008.123.png'
+    assert folder.find('b\u00efld.jpg') == 'bi\u0308ld.jpg'  # as macOS writes it
     for name, message in (
         ('c.jpg', 'could be other/c.jpg or sub/c.jpg'),
         ('aa.jpg', "did you mean 'a.jpg'"),

@@ -64,27 +64,56 @@ def coco_content(
     """
     index = {name: i for i, name in enumerate(classes)}
     listed: dict[str, int] = {}
-    content: dict = dict(images=[], annotations=[], categories=[])
-    content['categories'] = [dict(id=i, name=name) for i, name in enumerate(classes, start=1)]
+    categories = [dict(id=i, name=name) for i, name in enumerate(classes, start=1)]
+    content: dict = dict(images=[], annotations=[], categories=categories)
     for number, image in enumerate(images, start=1):
         if not isinstance(image, ImageAnnotations):
             raise DataError(
                 f'{source}image {number} is a {type(image).__name__}, expected ImageAnnotations'
             )
         try:
-            name = os.fspath(image.file_name)
-            if name in listed:
-                raise _Wrong(f'the same image as number {listed[name]}')
-            listed[name] = number
-            width, height = _size(image, name, size_of)
-            content['images'].append(dict(id=number, file_name=name, width=width, height=height))
-            for annotation in _annotations(image, width, height, classes, index):
-                annotation.update(id=len(content['annotations']) + 1, image_id=number)
-                content['annotations'].append(annotation)
-        except _Wrong as error:
-            where = image.source or repr(image.file_name)
-            raise DataError(f'{source}image {number}, {where}: {error}') from None
+            entry, annotations = coco_entries(image, index, size_of)
+        except DataError as error:
+            raise DataError(f'{source}image {number}, {error}') from None
+        name = entry['file_name']
+        if name in listed:
+            raise DataError(
+                f'{source}image {number}, {image.source or repr(name)}: the same image as number '
+                f'{listed[name]}'
+            )
+        listed[name] = number
+        add_entries(content, entry, annotations)
     return content
+
+
+def add_entries(content: dict, entry: dict, annotations: list[dict]) -> None:
+    """Add what :func:`coco_entries` gave to a content, under the next ids."""
+    entry['id'] = len(content['images']) + 1
+    content['images'].append(entry)
+    for annotation in annotations:
+        annotation.update(id=len(content['annotations']) + 1, image_id=entry['id'])
+        content['annotations'].append(annotation)
+
+
+def coco_entries(
+    image: ImageAnnotations, index: dict[str, int], size_of: Callable[[str], tuple[int, int]]
+) -> tuple[dict, list[dict]]:
+    """An image and its annotations as COCO describes them, without ids.
+
+    Args:
+        index: label of each class, counted from 0, in their order.
+        size_of: (width, height) of a file name, asked where the image does not say its own.
+
+    Raises:
+        DataError: boxes, labels or masks are not what they should be; begins with the ``source``.
+    """
+    try:
+        name = os.fspath(image.file_name)
+        width, height = _size(image, name, size_of)
+        annotations = _annotations(image, width, height, index)
+    except _Wrong as error:
+        raise DataError(f'{image.source or repr(image.file_name)}: {error}') from None
+    return dict(file_name=name, width=width, height=height), annotations
 
 
 class _Wrong(Exception):
@@ -103,7 +132,7 @@ def _size(
 
 
 def _annotations(
-    image: ImageAnnotations, width: int, height: int, classes: Sequence[str], index: dict[str, int]
+    image: ImageAnnotations, width: int, height: int, index: dict[str, int]
 ) -> list[dict]:
     """COCO annotations without ids."""
     count = len(image.labels)
@@ -116,7 +145,7 @@ def _annotations(
     boxes = _boxes(image, count, shapes, width, height)
     annotations = []
     for i, (x1, y1, x2, y2) in enumerate(boxes):
-        label = _label(image.labels[i], i, classes, index)
+        label = _label(image.labels[i], i, index)
         shape = shapes[i]
         area = (x2 - x1) * (y2 - y1)
         if shape is not None:
@@ -158,10 +187,10 @@ def _boxes(
     return boxes.tolist()
 
 
-def _label(label: Any, i: int, classes: Sequence[str], index: dict[str, int]) -> int:
+def _label(label: Any, i: int, index: dict[str, int]) -> int:
     if isinstance(label, str):
         if label not in index:
-            hint = did_you_mean(label, classes)
+            hint = did_you_mean(label, index)
             raise _Wrong(f'label {i} is {label!r}, which is not a class{hint}')
         return index[label]
     try:
@@ -171,11 +200,11 @@ def _label(label: Any, i: int, classes: Sequence[str], index: dict[str, int]) ->
         whole = False
     if not whole:
         raise _Wrong(f'label {i} is {label!r}, expected the name or the index of a class')
-    if not 0 <= number < len(classes):
+    if not 0 <= number < len(index):
         hint = ' (labels count from 0; there is no background class)'
         raise _Wrong(
-            f'label {i} is {number}, but the {len(classes)} classes have the labels 0 to '
-            f'{len(classes) - 1}{hint if number == len(classes) else ""}'
+            f'label {i} is {number}, but the {len(index)} classes have the labels 0 to '
+            f'{len(index) - 1}{hint if number == len(index) else ""}'
         )
     return number
 

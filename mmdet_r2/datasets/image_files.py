@@ -1,6 +1,7 @@
 """Image files from outside: their size without decoding them, and where they are."""
 
 import os
+import unicodedata
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
@@ -69,18 +70,36 @@ def annotated_size(
 
 
 def list_images(folder: str | os.PathLike) -> list[str]:
-    """Names of all image files below a folder, relative to it, with forward slashes, sorted.
+    """Names of all image files below a folder, as :func:`list_files` gives them.
 
     Raises:
         DataError: there is no such folder.
     """
     if not os.path.isdir(folder):
         raise DataError(f'image folder {folder} does not exist (seen from {os.getcwd()})')
+    return list_files(folder, SUFFIXES)
+
+
+def list_files(folder: str | os.PathLike, suffixes: tuple[str, ...]) -> list[str]:
+    """Names of all files below a folder, relative to it, with forward slashes, sorted.
+
+    Links are followed, to each folder once. Hidden files are passed over: macOS leaves its
+    ``._a.jpg`` in archives.
+
+    Args:
+        suffixes: in lower case; files have them in either.
+    """
     names = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    visited: set[str] = set()
+    for parent, folders, files in os.walk(os.fspath(folder), followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
         for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith('.'):
+            if name.lower().endswith(suffixes) and not name.startswith('.'):
                 names.append(os.path.relpath(os.path.join(parent, name), folder))
     return sorted(name.replace(os.sep, '/') for name in names)
 
@@ -96,17 +115,21 @@ class ImageFolder:
         folder: of the images; listed once, on first need.
     """
 
+    MOST_HINTS = 20  # looking for a similar name among 100,000 takes a second
+
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DataError(f'image folder {folder} does not exist (seen from {os.getcwd()})')
-        self._by_name: dict[str, list[str]] | None = None
-        self._by_stem: dict[str, list[str]] = {}
+        self._names: list[str] | None = None
+        self._by_stem: dict[str, list[str]] = {}  # names by their last part without suffix
+        self._num_missed = 0
 
     def find(self, name: str, source: str = '') -> str:
         """The name relative to the folder of the image that ``source`` calls ``name``.
 
-        By the whole path, then by the file's name, then by its name without suffix.
+        By the whole path; then by its name without suffix, where of several the one counts whose
+        folders agree the most, from the last one up, and then the one with the right suffix.
 
         Raises:
             DataError: none, or several, could be meant.
@@ -119,38 +142,55 @@ class ImageFolder:
             inside = os.path.relpath(os.path.realpath(plain), os.path.realpath(self.folder))
             if not inside.startswith('..'):
                 return inside.replace(os.sep, '/')
-        base = plain.rsplit('/', 1)[-1]
-        self._list()
-        stem = os.path.splitext(base)[0]
-        for found in (self._by_name.get(base, []), self._by_stem.get(stem, [])):
-            if len(found) == 1:
-                return found[0]
-            if found:
-                raise DataError(
-                    f'{source}: image {name!r} could be {found[0]} or {found[1]} below '
-                    f'{self.folder}: give the folder that it lies in'
-                )
-        hint = did_you_mean(base, self._by_name)
+        names = self._listed()
+        wanted = _parts(plain)
+        stem = os.path.splitext(wanted[-1])[0]
+        # A name without a suffix may still have a dot.
+        found = self._by_stem.get(stem) or self._by_stem.get(wanted[-1]) or []
+        likeness = [_likeness(_parts(other), wanted) for other in found]
+        most = max(likeness, default=None)
+        best = [other for other, like in zip(found, likeness) if like == most]
+        if len(best) == 1:
+            return best[0]
+        if best:
+            raise DataError(
+                f'{source}: image {name!r} could be {best[0]} or {best[1]} below {self.folder}: '
+                f'give the folder that it lies in'
+            )
+        self._num_missed += 1
+        hint = ''
+        if self._num_missed <= self.MOST_HINTS:
+            hint = did_you_mean(wanted[-1], (_parts(other)[-1] for other in names))
         kind = 'an absolute path that does not exist here, and no' if absolute else 'no'
         raise DataError(
             f'{source}: image {name!r} is not there ({kind} image of that name is among the '
-            f'{sum(map(len, self._by_name.values()))} below {self.folder}){hint}'
+            f'{len(names)} below {self.folder}){hint}'
         )
 
     def path(self, name: str) -> Path:
         """Where the image of that relative name lies."""
         return self.folder / name
 
-    def names(self) -> list[str]:
+    def _listed(self) -> list[str]:
         """All images, sorted."""
-        self._list()
-        return sorted(name for names in self._by_name.values() for name in names)
+        if self._names is None:
+            self._names = list_images(self.folder)
+            for name in self._names:
+                stem = os.path.splitext(_parts(name)[-1])[0]
+                self._by_stem.setdefault(stem, []).append(name)
+        return self._names
 
-    def _list(self) -> None:
-        if self._by_name is not None:
-            return
-        self._by_name = {}
-        for name in list_images(self.folder):
-            base = name.rsplit('/', 1)[-1]
-            self._by_name.setdefault(base, []).append(name)
-            self._by_stem.setdefault(os.path.splitext(base)[0], []).append(name)
+
+def _parts(name: str) -> list[str]:
+    """Folders and file of a path; macOS writes accents as characters of their own."""
+    return unicodedata.normalize('NFC', name).split('/')
+
+
+def _likeness(found: list[str], wanted: list[str]) -> tuple[int, bool]:
+    """How many folders before the file agree, and whether the whole file name does."""
+    folders = 0
+    for ours, theirs in zip(found[-2::-1], wanted[-2::-1]):
+        if ours != theirs:
+            break
+        folders += 1
+    return folders, found[-1] == wanted[-1]

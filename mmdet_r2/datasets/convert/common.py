@@ -1,7 +1,9 @@
-"""What all conversions share: errors and losses collected over many files, the content of a COCO
-file, class names.
+"""What all conversions share: text files, errors and losses collected over many files, the content
+of a COCO file, class names.
 """
 
+import codecs
+import math
 import os
 import random
 import sys
@@ -10,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmdet_r2.datasets.image_annotations import ImageAnnotations, coco_content
-from mmdet_r2.datasets.image_files import read_header
+from mmdet_r2.datasets.image_annotations import ImageAnnotations, add_entries, coco_entries
+from mmdet_r2.datasets.image_files import list_files, read_header
 from mmdet_r2.errors import DataError
 
 MOST_SHOWN = 100  # errors of a conversion
@@ -22,7 +24,8 @@ class Notes:
 
     Args:
         skip_bad: leave out files and rows with an error, instead of ending with :meth:`finish`.
-        report: called with every error, a line each.
+        report: called with every error, a line each; not with one that :meth:`finish` is to raise
+            because it stayed the only one.
     """
 
     def __init__(
@@ -44,11 +47,21 @@ class Notes:
             yield
         except DataError as error:
             self.num_errors += 1
-            self.first_error = self.first_error or str(error)
-            if self.num_errors <= MOST_SHOWN:
-                self.report(f'{"left out" if self.skip_bad else "error"}: {error}')
-            if self.num_errors == MOST_SHOWN:
-                self.report('further ones are counted only')
+            if self.skip_bad:
+                self._report('left out', str(error))
+                return
+            if self.num_errors == 1:
+                self.first_error = str(error)
+                return
+            if self.num_errors == 2:
+                self._report('error', self.first_error)
+            self._report('error', str(error))
+
+    def _report(self, what: str, error: str) -> None:
+        if self.num_errors <= MOST_SHOWN:
+            self.report(f'{what}: {error}')
+        elif self.num_errors == MOST_SHOWN + 1:
+            self.report('further ones are counted only')
 
     def lost(self, what: str, where: str) -> None:
         """Count something that the target format cannot hold or that is not meant to be kept."""
@@ -60,10 +73,10 @@ class Notes:
         DataError: there were errors, and they are not to be left out.
         """
         if self.num_errors and not self.skip_bad:
-            more = f' and {self.num_errors - 1} more errors' if self.num_errors > 1 else ''
+            what = self.first_error if self.num_errors == 1 else f'{self.num_errors} errors'
             raise DataError(
-                f'{self.first_error}{more}; nothing was written (correct them, or leave these out '
-                f'with --skip-bad)'
+                f'{what}; nothing was written (correct what is wrong, or leave it out with '
+                f'--skip-bad)'
             )
 
     def lines(self) -> list[str]:
@@ -75,7 +88,7 @@ class Notes:
 
 
 def sorted_files(folder: str | os.PathLike, suffix: str) -> list[Path]:
-    """All files below a folder with a suffix, sorted.
+    """All files below a folder with a suffix (lower case; files have it in either), sorted.
 
     Raises:
         DataError: there is no such folder, or none in it.
@@ -83,10 +96,28 @@ def sorted_files(folder: str | os.PathLike, suffix: str) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f'folder {folder} does not exist (seen from {os.getcwd()})')
-    files = sorted(path for path in root.rglob(f'*{suffix}') if path.is_file())
+    files = [root / name for name in list_files(root, (suffix,))]
     if not files:
         raise DataError(f'no {suffix} file in {folder} or below it')
     return files
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The content of a text file in UTF-8, or in UTF-16 as Windows marks it.
+
+    Raises:
+        DataError: it cannot be read, or is in another encoding.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f'cannot read {path}: {error.strerror or error}') from None
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode('utf-16' if wide else 'utf-8-sig')
+    except UnicodeDecodeError as error:
+        line = data.count(b'\n', 0, error.start) + 1
+        raise DataError(f'{path}:{line}: not a text file in UTF-8') from None
 
 
 def to_coco(
@@ -102,42 +133,27 @@ def to_coco(
         classes: category i + 1 is ``classes[i]``; None: all names that occur, sorted.
 
     Raises:
-        DataError: an image had an error (all are reported first), or there is none.
+        DataError: an image had an error (all are reported first), or there is none to write.
     """
     found = sorted(images, key=lambda image: image.file_name)
-    if not found and not notes.num_errors:
-        raise DataError(f'{image_dir}: no image with annotations found')
     if classes is None:
         classes = sorted({str(label) for image in found for label in image.labels})
-    # One by one, so that every image with an error is reported.
-    parts = []
+    index = {name: i for i, name in enumerate(classes)}
+    categories = [dict(id=i, name=name) for i, name in enumerate(classes, start=1)]
+    content: dict = dict(images=[], annotations=[], categories=categories)
+    first: dict[str, str] = {}  # file name -> where its annotations are from
     for image in found:
         with notes.collecting():
-            parts.append(coco_content([image], classes, lambda name: _size(image_dir, name)))
-    seen: dict[str, ImageAnnotations] = {}
-    for image in found:
-        with notes.collecting():
-            if image.file_name in seen:
-                other = seen[image.file_name].source or image.file_name
-                raise DataError(
-                    f'{image.source or image.file_name}: its image {image.file_name} was annotated '
-                    f'in {other} too'
-                )
-            seen[image.file_name] = image
+            entry, annotations = coco_entries(image, index, lambda name: _size(image_dir, name))
+            name, source = entry['file_name'], image.source or image.file_name
+            if name in first:
+                raise DataError(f'{source}: its image {name} was annotated in {first[name]} too')
+            first[name] = source
+            add_entries(content, entry, annotations)
     notes.finish()
-    content: dict = dict(images=[], annotations=[])
-    content['categories'] = [dict(id=i, name=name) for i, name in enumerate(classes, start=1)]
-    listed = set()
-    for part in parts:
-        image = part['images'][0]
-        if image['file_name'] in listed:
-            continue
-        listed.add(image['file_name'])
-        image['id'] = len(content['images']) + 1
-        content['images'].append(image)
-        for annotation in part['annotations']:
-            annotation.update(id=len(content['annotations']) + 1, image_id=image['id'])
-            content['annotations'].append(annotation)
+    if not content['images']:
+        left_out = f'; {notes.num_errors} were left out' if notes.num_errors else ''
+        raise DataError(f'{image_dir}: no image with annotations found{left_out}')
     return content
 
 
@@ -177,20 +193,28 @@ def class_names(given: Sequence[str] | None) -> list[str] | None:
     """Class names from a command line: names, or one text file with a name per line.
 
     Raises:
-        DataError: a name occurs twice, or the file is empty.
+        DataError: a name occurs twice, or the file is empty or no text.
     """
     if not given:
         return None
     names = list(given)
     if len(names) == 1 and os.path.isfile(names[0]):
-        text = Path(names[0]).read_text(encoding='utf-8-sig')
-        names = [line.strip() for line in text.splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(names[0]).splitlines() if line.strip()]
         if not names:
             raise DataError(f'{given[0]}: no class name in the file')
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f'class {twice[0]!r} is named twice')
     return names
+
+
+def parsed_number(text: str) -> float | None:
+    """The finite number that a text is, None if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def near_misses(names: Iterable[str]) -> list[tuple[str, str]]:

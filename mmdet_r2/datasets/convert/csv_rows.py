@@ -4,15 +4,14 @@ Columns are known by their header, in any order and case; without a header they 
 ymin, xmax, ymax, class. A row with an image and nothing else is an image without objects.
 """
 
-import ast
 import csv
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmdet_r2.datasets.convert.coco_json import CocoImage, number
-from mmdet_r2.datasets.convert.common import Notes
+from mmdet_r2.datasets.convert.coco_json import CocoImage
+from mmdet_r2.datasets.convert.coco_json import number as as_text
+from mmdet_r2.datasets.convert.common import Notes, parsed_number, read_text
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, read_header
 from mmdet_r2.errors import DataError, did_you_mean
@@ -51,7 +50,7 @@ def read_csv(
     """The images of a CSV file.
 
     Args:
-        path: comma, semicolon or tab separated.
+        path: separated by commas, semicolons, tabs or bars.
         image_dir: of the images; None: the folder of the file.
         normalized: numbers are fractions of the image size, not pixels.
         classes: a row of another class is bad; None: any name is a class.
@@ -59,52 +58,54 @@ def read_csv(
     file = Path(path)
     images = ImageFolder(file.parent if image_dir is None else image_dir)
     columns, rows = _rows(file)
-    found: dict[str, ImageAnnotations] = {}
+    found: dict[str, _Objects] = {}
     names: dict[str, str] = {}  # as the file names images -> file names
     for line, cells in progress(rows, 'CSV'):
         with notes.collecting():
             where = f'{file}:{line}'
-            if len(cells) < len(columns) and any(cells[1:]):
-                raise DataError(f'{where}: {len(cells)} columns, expected {len(columns)}')
-            row = {name: cell.strip() for name, cell in zip(columns, cells) if name}
+            cells = [cell.strip() for cell in cells]
+            while len(cells) > len(columns) and not cells[-1]:
+                cells.pop()
+            row = {**dict.fromkeys(columns, ''), **dict(zip(columns, cells))}
             if not row['image']:
                 raise DataError(f'{where}: no image')
+            if len(cells) != len(columns) and sum(map(bool, cells)) > 1:
+                raise DataError(f'{where}: {len(cells)} columns, expected {len(columns)}')
             if row['image'] not in names:
                 names[row['image']] = images.find(row['image'], where)
             name = names[row['image']]
             if name not in found:
-                width, height = read_header(images.path(name)).size
-                found[name] = ImageAnnotations(
-                    name, [], [], None, [], width=width, height=height, source=where
-                )
-            label = row.get('class')
+                found[name] = _Objects(read_header(images.path(name)).size, where)
+            label = row['class']
             if label and classes is not None and label not in classes:
                 hint = did_you_mean(label, classes)
                 raise DataError(f'{where}: class {label!r} is not among the classes{hint}')
-            _add(found[name], row, normalized, where)
-    yield from found.values()
+            found[name].add(row, normalized, where)
+    for name, own in found.items():
+        yield ImageAnnotations(name, own.boxes, own.labels, None, own.crowd, *own.size, own.source)
 
 
 def _rows(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Our name for each column ('' for others), and the rows with their line numbers."""
+    lines = read_text(file).splitlines()
+    delimiter = max(',;\t|', key=lines[0].count) if lines else ','
+    reader = csv.reader(lines, delimiter=delimiter)
     try:
-        text = file.read_text(encoding='utf-8-sig')
-    except OSError as error:
-        raise DataError(f'cannot read {file}: {error.strerror or error}') from None
-    except UnicodeDecodeError:
-        raise DataError(f'{file}: not a text file in UTF-8') from None
-    head = text.partition('\n')[0]
-    delimiter = max(',;\t', key=head.count)
-    reader = csv.reader(text.splitlines(), delimiter=delimiter)
-    rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise DataError(f'{file}:{reader.line_num}: {error}') from None
     if not rows:
         raise DataError(f'{file} has no rows')
     header = rows[0][1]
     box = [cell.strip() for cell in header[1:5]]
-    if len(header) == len(_DEFAULT) and (any(map(_is_number, box)) or not any(box)):
+    numbers = any(parsed_number(cell) is not None for cell in box)
+    if len(header) == len(_DEFAULT) and (numbers or not any(box)):
         return list(_DEFAULT), rows
     known = {spelling: name for name, spellings in _COLUMNS.items() for spelling in spellings}
     columns = [known.get(_plain(cell), '') for cell in header]
+    # Beside x and y, width and height are the box's; beside w and h, or corners, the image's.
+    if {'x', 'y'} <= set(columns) and not {'w', 'h'} & set(columns):
+        columns = [{'width': 'w', 'height': 'h'}.get(name, name) for name in columns]
     # An id beside a name is not the image.
     if columns.count('image') > 1:
         columns = ['' if _plain(c) == 'imageid' else name for name, c in zip(columns, header)]
@@ -126,56 +127,56 @@ def _plain(text: str) -> str:
     return ''.join(c for c in text.strip().lower() if c not in ' _-')
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+class _Objects:
+    """The objects of an image of (width, height) pixels, first named at ``source``."""
 
+    def __init__(self, size: tuple[int, int], source: str) -> None:
+        self.size = size
+        self.source = source
+        self.boxes: list[list[float]] = []
+        self.labels: list[str] = []
+        self.crowd: list[bool] = []
 
-def _add(image: ImageAnnotations, row: dict[str, str], normalized: bool, where: str) -> None:
-    """Add a row's object to its image."""
-    for side, value in (('width', image.width), ('height', image.height)):
-        stated = row.get(side)
-        if stated and (not _is_number(stated) or float(stated) != value):
+    def add(self, row: dict[str, str], normalized: bool, where: str) -> None:
+        """Add a row's object."""
+        for side, value in zip(('width', 'height'), self.size):
+            stated = row.get(side)
+            if stated and parsed_number(stated) != value:
+                pixels = f'{self.size[0]} x {self.size[1]} pixels'
+                raise DataError(f'{where}: {side} {stated}, but its image has {pixels}')
+        keys = next(box for box in _BOXES if set(box) <= set(row))
+        cells = [row[key] for key in keys]
+        if not any(cells) and not row['class']:
+            return
+        if not row['class']:
+            raise DataError(f'{where}: no class')
+        if keys == ('bbox',):
+            cells = cells[0].strip('[]() ').replace(',', ' ').split()
+        numbers = [number for cell in cells if (number := parsed_number(cell)) is not None]
+        if len(cells) != 4 or len(numbers) != 4:
+            text = ', '.join(row[key] for key in keys)[:80]
+            raise DataError(f'{where}: box is {text}, expected four finite numbers')
+        x1, y1, x2, y2 = numbers
+        if keys != _BOXES[0]:
+            x2, y2 = x1 + x2, y1 + y2
+        corners = [x1, y1, x2, y2]
+        if normalized:
+            worst = max(corners, key=lambda value: abs(value - 0.5))
+            if not -0.01 <= worst <= 1.01:
+                raise DataError(f'{where}: {worst:g} is no fraction of the size (--normalized)')
+            corners = [v * s for v, s in zip(corners, self.size * 2)]
+        elif max(corners) <= 1:
             raise DataError(
-                f'{where}: {side} {stated}, but {image.file_name} has {image.width} x '
-                f'{image.height} pixels'
+                f'{where}: a box within one pixel: are these fractions of the image size? '
+                f'(--normalized)'
             )
-    keys = next(box for box in _BOXES if set(box) <= set(row))
-    cells = [row[key] for key in keys]
-    if not any(cells) and not row.get('class'):
-        return
-    if not row.get('class'):
-        raise DataError(f'{where}: no class')
-    if keys == ('bbox',):
-        try:
-            cells = [str(value) for value in ast.literal_eval(cells[0])]
-        except (ValueError, SyntaxError, TypeError):
-            cells = []
-    if len(cells) != 4 or not all(map(_is_number, cells)):
-        raise DataError(f'{where}: box is {", ".join(row[k] for k in keys)}, expected four numbers')
-    x1, y1, x2, y2 = map(float, cells)
-    if keys != _BOXES[0]:
-        x2, y2 = x1 + x2, y1 + y2
-    corners = [x1, y1, x2, y2]
-    if not all(map(math.isfinite, corners)):
-        raise DataError(f'{where}: a coordinate is not finite')
-    if normalized:
-        if max(corners) > 1.01:
-            raise DataError(f'{where}: {max(corners):g} is no fraction: leave out --normalized')
-        corners = [v * s for v, s in zip(corners, (image.width, image.height) * 2)]
-    elif max(corners) <= 1:
-        raise DataError(
-            f'{where}: a box within one pixel: are these fractions of the image size? '
-            f'(--normalized)'
-        )
-    if corners[2] <= corners[0] or corners[3] <= corners[1]:
-        raise DataError(f'{where}: box {", ".join(map(number, corners))} (x1, y1, x2, y2) is empty')
-    image.boxes.append(corners)
-    image.labels.append(row['class'])
-    image.crowd.append(row.get('crowd', '0').lower() in ('1', 'true'))
+        if corners[2] <= corners[0] or corners[3] <= corners[1]:
+            raise DataError(
+                f'{where}: box {", ".join(map(as_text, corners))} (x1, y1, x2, y2) is empty'
+            )
+        self.boxes.append(corners)
+        self.labels.append(row['class'])
+        self.crowd.append(row.get('crowd', '0').lower() in ('1', 'true'))
 
 
 def write_csv(images: Sequence[CocoImage], path: str | os.PathLike, notes: Notes) -> None:
@@ -188,7 +189,7 @@ def write_csv(images: Sequence[CocoImage], path: str | os.PathLike, notes: Notes
         for thing in image.objects:
             if thing.segmentation:
                 notes.lost('masks left out (CSV has boxes only)', thing.source)
-            box = [number(value) for value in thing.box]
+            box = [as_text(value) for value in thing.box]
             lines.append([*head, *box, thing.name, str(int(thing.crowd))])
     write_text(path, ''.join(_line(line) for line in lines))
 

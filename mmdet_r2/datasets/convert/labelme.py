@@ -1,7 +1,7 @@
 """LabelMe's JSON files, one per image (https://github.com/wkentaro/labelme).
 
-Shapes with the same ``group_id`` are parts of one object. A rectangle is a box without a mask
-unless it is such a part.
+Shapes with the same label and ``group_id`` are parts of one object, as in LabelMe's own converter.
+A rectangle is a box without a mask unless it is such a part.
 """
 
 import base64
@@ -20,6 +20,7 @@ from mmdet_r2.datasets.convert.common import Notes, sorted_files
 from mmdet_r2.datasets.convert.outlines import joined, parts, trace
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, annotated_size
+from mmdet_r2.datasets.transforms.loading import MAX_COORDINATE
 from mmdet_r2.errors import DataError
 from mmdet_r2.files import read_json, write_json
 from mmdet_r2.progress import progress
@@ -55,75 +56,96 @@ def _read_file(file: Path, content: Any, images: ImageFolder, notes: Notes) -> I
     beside = (file.parent / name.replace('\\', '/')).absolute()
     if beside.is_file():  # imagePath is relative to the JSON file, not to the image folder
         name = str(beside)
-    name = images.find(name, str(file))
-    stated = (content.get('imageWidth'), content.get('imageHeight'))
-    size = annotated_size(images.path(name), stated if all(stated) else None, str(file))
-    image = ImageAnnotations(name, [], [], [], [], *size, str(file))
-    groups: dict[Any, int] = {}
+    try:
+        name = images.find(name, str(file))
+    except DataError as error:
+        if content.get('imageData'):
+            raise DataError(f'{error}; its imageData is the picture: save it as a file') from None
+        raise
+    size = annotated_size(images.path(name), _stated_size(content, file), str(file))
+    objects: dict[Any, list[dict]] = {}  # the shapes of each object
     for number, shape in enumerate(content['shapes']):
         where = f'{file}, shape {number}'
-        if not isinstance(shape, dict) or not isinstance(shape.get('label'), str):
+        label = shape.get('label') if isinstance(shape, dict) else None
+        label = '' if label is None else str(label).strip()
+        if not label:
             raise DataError(f'{where}: has no label')
         kind = shape.get('shape_type') or 'polygon'
         if kind in _WITHOUT_AREA:
             notes.lost(f'shapes of type {kind} left out, which have no area', where)
             continue
-        polygons = _polygons(shape, kind, where)
         group = shape.get('group_id')
-        if group in groups and group is not None:
-            _join(image, groups[group], shape['label'], polygons, where)
-            continue
-        if group is not None:
-            groups[group] = len(image.labels)
-        points = np.concatenate(polygons)
-        image.boxes.append([*points.min(axis=0).tolist(), *points.max(axis=0).tolist()])
-        image.labels.append(shape['label'])
-        image.masks.append([p.reshape(-1).tolist() for p in polygons])
-        image.crowd.append(bool((shape.get('flags') or {}).get(_CROWD)))
-        if kind == 'rectangle' and not _has_parts(content['shapes'], group):
-            image.masks[-1] = None
-    return image
-
-
-def _has_parts(shapes: list, group: Any) -> bool:
-    return group is not None and sum(s.get('group_id') == group for s in shapes) > 1
-
-
-def _join(image: ImageAnnotations, i: int, label: str, polygons: list, where: str) -> None:
-    """Add a part to object ``i``."""
-    if image.labels[i] != label:
-        raise DataError(
-            f'{where}: {label!r} has the group_id of a {image.labels[i]!r}: a group is one object'
+        key = number if group is None else (label, str(group))
+        flags = shape.get('flags')
+        part = dict(
+            label=label,
+            kind=kind,
+            polygon=_polygon(shape, kind, where),
+            crowd=isinstance(flags, dict) and bool(flags.get(_CROWD)),
         )
-    image.masks[i] += [p.reshape(-1).tolist() for p in polygons]
-    points = np.concatenate([*polygons, np.array(image.boxes[i]).reshape(2, 2)])
-    image.boxes[i] = [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
+        objects.setdefault(key, []).append(part)
+    points = [np.concatenate([part['polygon'] for part in parts]) for parts in objects.values()]
+    return ImageAnnotations(
+        file_name=name,
+        boxes=[[*p.min(axis=0).tolist(), *p.max(axis=0).tolist()] for p in points],
+        labels=[parts[0]['label'] for parts in objects.values()],
+        masks=[
+            None
+            if len(parts) == 1 and parts[0]['kind'] == 'rectangle'
+            else [part['polygon'].reshape(-1).tolist() for part in parts]
+            for parts in objects.values()
+        ],
+        crowd=[parts[0]['crowd'] for parts in objects.values()],
+        width=size[0],
+        height=size[1],
+        source=str(file),
+    )
 
 
-def _polygons(shape: dict, kind: str, where: str) -> list[np.ndarray]:
-    """The (n, 2) polygons of a shape in pixels."""
+def _stated_size(content: dict, file: Path) -> tuple[int, int] | None:
+    """(width, height) as the file says it, None if it does not."""
+    width, height = content.get('imageWidth'), content.get('imageHeight')
+    if not width or not height:
+        return None
     try:
-        points = np.array(shape.get('points'), dtype=np.float64).reshape(-1, 2)
+        return int(width), int(height)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(
+            f'{file}: imageWidth and imageHeight are {width!r} and {height!r}, expected numbers'
+        ) from None
+
+
+def _polygon(shape: dict, kind: str, where: str) -> np.ndarray:
+    """A shape as one polygon (n, 2) in pixels."""
+    try:
+        points = np.array(shape.get('points'), dtype=np.float64)
     except (TypeError, ValueError):
-        raise DataError(f'{where}: points are not pairs of numbers') from None
-    if not np.isfinite(points).all():
-        raise DataError(f'{where}: a coordinate is not finite')
+        points = np.zeros(0)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise DataError(f'{where}: points are not pairs of numbers')
+    if not (np.abs(points) < MAX_COORDINATE).all():
+        raise DataError(f'{where}: a coordinate is not finite, or no pixel of any image')
+    if kind == 'polygon' and len(points) < 3:
+        raise DataError(f'{where}: a polygon of {len(points)} points, expected at least 3')
+    polygon = _outline(shape, kind, points, where)
+    if np.ptp(polygon, axis=0).min() <= 0:
+        raise DataError(f'{where}: the {kind} has no width or no height')
+    return polygon
+
+
+def _outline(shape: dict, kind: str, points: np.ndarray, where: str) -> np.ndarray:
     if kind == 'polygon':
-        if len(points) < 3:
-            raise DataError(f'{where}: a polygon of {len(points)} points, expected at least 3')
-        return [points]
+        return points
     if kind == 'rectangle' and len(points) in (2, 4):
         (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0)
-        return [np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])]
+        return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
     if kind == 'circle' and len(points) == 2:
         radius = math.dist(points[0], points[1])
         angles = np.arange(_CIRCLE_POINTS) * (2 * math.pi / _CIRCLE_POINTS)
-        return [points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)]
+        return points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     if kind == 'mask' and len(points) == 2:
-        return [
-            ring + points.min(axis=0).round()
-            for ring in [joined(trace(_mask(shape.get('mask'), where)))]
-        ]
+        # A bitmap of the pixels from the first to the last point, both included.
+        return joined(trace(_mask(shape.get('mask'), where))) + points.min(axis=0).round()
     if kind in ('rectangle', 'circle', 'mask'):
         raise DataError(f'{where}: a {kind} of {len(points)} points, expected 2')
     raise DataError(f'{where}: shape_type {kind!r} is not known')
@@ -182,7 +204,7 @@ def write_labelme(
                 )
                 for outline in outlines
             ]
-        content = dict(
+        content: dict = dict(
             version='5.4.1',
             flags={},
             shapes=shapes,

@@ -46,7 +46,8 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
         start = next(iter(leaving))
         first = leaving[start][0]
         x, y = start
-        direction, points = first, []
+        direction = first
+        points: list[tuple[int, int]] = []
         while True:
             choices = leaving[x, y]
             if not points or len(choices) == 1:
@@ -113,19 +114,14 @@ def single_ring(segmentation: list | dict, height: int, width: int) -> np.ndarra
 
 
 def joined(rings: Sequence[np.ndarray]) -> np.ndarray:
-    """Several rings as one, each entered and left at the point nearest to those before it."""
-    whole = rings[0]
-    rest = list(rings[1:])
-    while rest:
-        # (n, m) squared distances to each; the nearest ring goes first, so that cuts are short
-        best = None
-        for k, ring in enumerate(rest):
-            gaps = ((whole[:, None].astype(float) - ring[None]) ** 2).sum(axis=2)
-            i, j = np.unravel_index(int(gaps.argmin()), gaps.shape)
-            if best is None or gaps[i, j] < best[0]:
-                best = (gaps[i, j], k, i, j)
-        _, k, i, j = best
-        ring = rest.pop(k)
+    """Several rings as one, from left to right: each is joined by its leftmost point to the nearest
+    point of those before it.
+    """
+    first, *rest = sorted(rings, key=lambda ring: ring[:, 0].min())
+    whole = first
+    for ring in rest:
+        j = int(ring[:, 0].argmin())
+        i = int(((whole - ring[j]) ** 2).sum(axis=1).argmin())
         detour = [ring[j:], ring[: j + 1], whole[i : i + 1]]
         whole = np.concatenate([whole[: i + 1], *detour, whole[i + 1 :]])
     return whole

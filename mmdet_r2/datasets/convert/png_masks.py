@@ -67,7 +67,7 @@ def _read_file(
     width, height = read_header(images.path(image_name)).size
     values = _read_png(file, width, height)
     labels = None if class_file is None else _read_png(class_file, width, height)
-    image = ImageAnnotations(image_name, None, [], [], None, width, height, str(file))
+    found, masks = [], []
     for value in np.unique(values).tolist():
         if value < (1 if labels is not None else divisor) or (
             labels is not None and value == _BORDER
@@ -83,9 +83,9 @@ def _read_file(
             raise DataError(
                 f'{file}: value {value} is of class {label}, expected 1 to {len(classes)}'
             )
-        image.labels.append(classes[label - 1])
-        image.masks.append(encode_rle(mask[None])[0])
-    return image
+        found.append(classes[label - 1])
+        masks.append(encode_rle(mask[None])[0])
+    return ImageAnnotations(image_name, None, found, masks, None, width, height, str(file))
 
 
 def _read_png(file: Path, width: int, height: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmdet_r2.datasets.convert.coco_json import CocoImage, number, output_stems
-from mmdet_r2.datasets.convert.common import Notes, sorted_files
+from mmdet_r2.datasets.convert.common import Notes, read_text, sorted_files
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, annotated_size
 from mmdet_r2.datasets.voc_xml import parse_split, parse_xml
@@ -69,7 +69,7 @@ def _files_of(xml_dir: Path, split: str) -> list[Path]:
         others = sorted(path.stem for path in listing.parent.glob('*.txt') if '_' not in path.stem)
         raise DataError(f'{listing} does not exist; splits there: {", ".join(others) or "none"}')
     files = []
-    for line, name in parse_split(listing.read_text(encoding='utf-8'), str(listing)):
+    for line, name in parse_split(read_text(listing), str(listing)):
         files.append(xml_dir / f'{name}.xml')
         if not files[-1].is_file():
             raise DataError(f'{listing}, line {line}: {files[-1]} does not exist')
@@ -82,7 +82,7 @@ def _read_file(
     content = parse_xml(file.read_bytes(), str(file))
     name = images.find(name, str(file))
     width, height = annotated_size(images.path(name), content.size, str(file))
-    image = ImageAnnotations(name, [], [], None, [], width, height, str(file))
+    boxes, labels, crowd = [], [], []
     shift = 1 if one_based else 0
     for thing in content.objects:
         x1, y1, x2, y2 = thing.box
@@ -101,10 +101,10 @@ def _read_file(
                 f'{file}: object {thing.number} ({thing.name!r}) has the box {x1:g}, {y1:g}, '
                 f'{x2:g}, {y2:g} (xmin, ymin, xmax, ymax), which is empty'
             )
-        image.boxes.append(box)
-        image.labels.append(thing.name)
-        image.crowd.append(thing.difficult and difficult == 'ignore')
-    return image
+        boxes.append(box)
+        labels.append(thing.name)
+        crowd.append(thing.difficult and difficult == 'ignore')
+    return ImageAnnotations(name, boxes, labels, None, crowd, width, height, str(file))
 
 
 def write_voc(
@@ -148,10 +148,9 @@ def write_voc(
             ):
                 ElementTree.SubElement(node, tag).text = text
             box = ElementTree.SubElement(node, 'bndbox')
-            for tag, value in zip(
-                ('xmin', 'ymin', 'xmax', 'ymax'), (x1 + shift, y1 + shift, x2, y2)
-            ):
-                ElementTree.SubElement(box, tag).text = number(value)
+            corners = (x1 + shift, y1 + shift, x2, y2)
+            for tag, corner in zip(('xmin', 'ymin', 'xmax', 'ymax'), corners):
+                ElementTree.SubElement(box, tag).text = number(corner)
         ElementTree.indent(root)
         text = ElementTree.tostring(root, encoding='unicode') + '\n'
         write_text(out / 'Annotations' / f'{stem}.xml', text)

@@ -5,7 +5,6 @@ Numbers are fractions of the image's size, classes indices into the names of ``d
 without such a file, or with an empty one, has no objects.
 """
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import yaml
 
 from mmdet_r2.datasets.convert.coco_json import CocoImage, kept_objects, output_stems
-from mmdet_r2.datasets.convert.common import Notes
+from mmdet_r2.datasets.convert.common import Notes, parsed_number, read_text
 from mmdet_r2.datasets.convert.outlines import single_ring
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import list_images, read_header
@@ -34,27 +33,24 @@ def read_data_yaml(path: str | os.PathLike, split: str) -> tuple[list[str], Path
     it); the split is a folder, a list of folders, or a text file with an image per line.
 
     Raises:
-        DataError: a key is missing, or a folder or image does not exist.
+        DataError: a key is missing or not what it should be, or a folder or image does not exist.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except OSError as error:
-        raise DataError(f'cannot read {path}: {error.strerror or error}') from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, 'problem_mark', None)
-        line = f':{mark.line + 1}' if mark else ''
-        raise DataError(f'{path}{line}: not valid YAML') from None
-    if not isinstance(content, dict) or 'names' not in content:
-        raise DataError(f"{path} has no 'names', the list of classes")
+    content = _load_yaml(path)
+    names = _names(content.get('names'), str(path))
+    if content.get('nc', len(names)) != len(names):
+        raise DataError(f'{path}: nc is {content["nc"]}, but there are {len(names)} names')
+    if content.get('kpt_shape'):
+        raise DataError(
+            f'{path} has kpt_shape: its rows are of key points, which are not converted'
+        )
     if not content.get(split):
         raise DataError(
             f'{path} has no split {split!r}; it has '
             f'{", ".join(key for key in ("train", "val", "test") if content.get(key)) or "none"}'
         )
     here = Path(path).parent
-    base = content.get('path')
-    roots = [here / base, Path(base)] if base else [here]
-    root = next((root for root in roots if root.is_dir()), None)
+    base = str(content.get('path') or '.')
+    root = next((root for root in (here / base, Path(base)) if root.is_dir()), None)
     if root is None:
         raise DataError(
             f'{path}: path: {base} does not exist, neither beside that file nor seen from '
@@ -62,18 +58,35 @@ def read_data_yaml(path: str | os.PathLike, split: str) -> tuple[list[str], Path
         )
     images: list[Path] = []
     entries = content[split] if isinstance(content[split], list) else [content[split]]
-    for entry in entries:
-        images += _images_of(_existing(root / entry, str(entry), here, str(path), split))
+    for entry in map(str, entries):
+        images += _images_of(_existing(root, entry, here, f'{path}: {split}'))
+    if not images:
+        raise DataError(f'{path}: {split}: no image in {", ".join(map(str, entries))}')
     common = Path(os.path.commonpath([image.parent for image in images]))
-    return _names(content['names'], str(path)), common, [str(i.relative_to(common)) for i in images]
+    return names, common, [str(image.relative_to(common)) for image in images]
 
 
-def _existing(target: Path, entry: str, here: Path, path: str, split: str) -> Path:
-    # Exported files often say ../train/images for a folder that lies beside them.
-    for candidate in (target, here / entry.removeprefix('../'), Path(entry)):
-        if candidate.exists():
-            return _plain(candidate)
-    raise DataError(f'{path}: {split}: {entry} does not exist (expected at {target})')
+def _load_yaml(path: str | os.PathLike) -> dict:
+    try:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, 'problem_mark', None)
+        line = f':{mark.line + 1}' if mark else ''
+        raise DataError(f'{path}{line}: not valid YAML') from None
+    if not isinstance(content, dict) or 'names' not in content:
+        raise DataError(f"{path} has no 'names', the list of classes")
+    return content
+
+
+def _existing(root: Path, entry: str, here: Path, source: str) -> Path:
+    """The file or folder that is called ``entry``."""
+    # Windows writes backslashes.
+    for name in (entry, entry.replace('\\', '/')):
+        # Exported files often say ../train/images for a folder that lies beside them.
+        for candidate in (root / name, here / name.removeprefix('../'), Path(name)):
+            if candidate.exists():
+                return _plain(candidate)
+    raise DataError(f'{source}: {entry} does not exist (expected at {root / entry})')
 
 
 def _plain(path: Path) -> Path:
@@ -84,23 +97,29 @@ def _plain(path: Path) -> Path:
 def _images_of(target: Path) -> list[Path]:
     if target.is_dir():
         return [target / name for name in list_images(target)]
-    images = []
-    for number, line in enumerate(target.read_text(encoding='utf-8').splitlines(), start=1):
-        if name := line.strip():
-            image = target.parent / name  # an absolute name stays what it is
-            if not image.is_file():
-                raise DataError(f'{target}:{number}: image {name} does not exist')
-            images.append(_plain(image))
-    return images
+    return [
+        _existing(target.parent, name, target.parent, f'{target}:{number}: image')
+        for number, line in enumerate(read_text(target).splitlines(), start=1)
+        if (name := line.strip())
+    ]
 
 
 def _names(names: Any, path: str) -> list[str]:
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise DataError(f'{path}: names has the keys {sorted(names)}, expected 0, 1, 2, ...')
-        names = [names[i] for i in range(len(names))]
+        by_number = {str(number): name for number, name in names.items()}
+        numbers = [str(i) for i in range(len(names))]
+        if by_number.keys() != set(numbers):
+            raise DataError(
+                f'{path}: names has the keys {", ".join(by_number)}, expected 0, 1, 2, ...'
+            )
+        names = [by_number[number] for number in numbers]
     if not isinstance(names, list) or not names:
         raise DataError(f'{path}: names is {names!r}, expected a list of classes')
+    for name in names:
+        if isinstance(name, bool) or not isinstance(name, (str, int)):
+            raise DataError(f'{path}: names: {name!r} is no text; in YAML put it in quotes')
+        if names.count(name) > 1:
+            raise DataError(f'{path}: names: {name!r} occurs twice')
     return [str(name) for name in names]
 
 
@@ -157,29 +176,27 @@ def read_yolo(
 
 def _read_file(path: Path, name: str, file: Path, classes: Sequence[str]) -> ImageAnnotations:
     width, height = read_header(path).size
-    image = ImageAnnotations(name, [], [], [], width=width, height=height, source=str(file))
-    if not file.is_file():
-        return image
-    try:
-        rows = file.read_text(encoding='utf-8').splitlines()
-    except UnicodeDecodeError:
-        raise DataError(f'{file}: not a text file in UTF-8') from None
+    text = read_text(file) if file.is_file() else ''
+    boxes, labels = [], []
+    masks: list[list | None] = []
     scale = np.array([width, height], dtype=np.float64)
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(text.splitlines(), start=1):
         if not row.strip():
             continue
         label, points = _parse_row(row.split(), classes, f'{file}:{number}')
         if len(points) == 2:  # centre and size
             corner = (points[0] - points[1] / 2) * scale
-            image.boxes.append([*corner.tolist(), *(corner + points[1] * scale).tolist()])
-            image.masks.append(None)
+            boxes.append([*corner.tolist(), *(corner + points[1] * scale).tolist()])
+            masks.append(None)
         else:
             # Tools round to 2 decimals, and what pycocotools fills depends on the last digit.
             polygon = np.round(points * scale, 4)
-            image.boxes.append([*polygon.min(axis=0).tolist(), *polygon.max(axis=0).tolist()])
-            image.masks.append([polygon.reshape(-1).tolist()])
-        image.labels.append(label)
-    return image
+            boxes.append([*polygon.min(axis=0).tolist(), *polygon.max(axis=0).tolist()])
+            masks.append([polygon.reshape(-1).tolist()])
+        labels.append(label)
+    return ImageAnnotations(
+        name, boxes, labels, masks, width=width, height=height, source=str(file)
+    )
 
 
 def _parse_row(cells: list[str], classes: Sequence[str], where: str) -> tuple[str, np.ndarray]:
@@ -190,31 +207,26 @@ def _parse_row(cells: list[str], classes: Sequence[str], where: str) -> tuple[st
             f'{where}: {len(cells)} numbers, expected class cx cy w h, or class and the x y of at '
             f'least three points{hint}'
         )
-    try:
-        values = [float(cell) for cell in cells]
-    except ValueError:
-        bad = next(cell for cell in cells if not _is_number(cell))
-        raise DataError(f'{where}: {bad!r} is not a number') from None
-    if values[0] != int(values[0]) or not 0 <= values[0] < len(classes):
-        hint = ' (YOLO counts classes from 0)' if values[0] == len(classes) else ''
+    values = []
+    for cell in cells:
+        value = parsed_number(cell)
+        if value is None:
+            raise DataError(f'{where}: {cell!r} is not a number')
+        values.append(value)
+    label = values[0]
+    if label not in range(len(classes)):
+        hint = ' (YOLO counts classes from 0)' if label == len(classes) else ''
         raise DataError(f'{where}: class {cells[0]}, expected 0 to {len(classes) - 1}{hint}')
     points = np.array(values[1:]).reshape(-1, 2)
-    if not np.isfinite(points).all():
-        raise DataError(f'{where}: a coordinate is not finite')
     if points.min() < -_TOLERANCE or points.max() > 1 + _TOLERANCE:
         worst = points.max() if points.max() > 1 + _TOLERANCE else points.min()
         raise DataError(
             f'{where}: {worst:g} is outside 0..1: numbers must be fractions of the image size, '
             f'not pixels'
         )
-    return classes[int(values[0])], points
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
-        return False
+    if (points[1] if len(points) == 2 else np.ptp(points, axis=0)).min() <= 0:
+        raise DataError(f'{where}: the object has no width or no height')
+    return classes[int(label)], points
 
 
 def write_yolo(
@@ -266,8 +278,8 @@ def _data_yaml(path: Path, classes: Sequence[str], split: str) -> dict:
     """The content of ``data.yaml`` with this split; those it has already stay in it."""
     content: dict = dict(path='.')
     if path.is_file():
-        old = yaml.safe_load(path.read_text(encoding='utf-8'))
-        if not isinstance(old, dict) or _names(old.get('names'), str(path)) != list(classes):
+        old = _load_yaml(path)
+        if _names(old['names'], str(path)) != list(classes):
             raise DataError(f'{path} exists and has other classes: choose another folder')
         content = old
     return {**content, split: f'images/{split}', 'names': dict(enumerate(classes))}

@@ -326,14 +326,18 @@ class LoadAnnotations(MMCVLoadAnnotations):
         )
 
 
+# Of polygons, in pixels: pycocotools needs memory for every pixel of an outline, and crashes.
+MAX_COORDINATE = 1e6
+
+
 def usable_mask(
     mask: object, height: int, width: int, allow_rle: bool = True
 ) -> list[np.ndarray] | dict | None:
     """A COCO ``segmentation`` that can be used for an image of this size, or None.
 
     Polygons are lists of x, y pairs; those with fewer than three points, an odd count or a
-    coordinate that is not finite are left out. Run lengths, compressed or not, must have the
-    image's size.
+    coordinate that is not finite, or beyond ``MAX_COORDINATE``, are left out. Run lengths,
+    compressed or not, must have the image's size.
     """
     if isinstance(mask, dict):
         fits = allow_rle and list(mask.get('size') or []) == [height, width]
@@ -347,7 +351,7 @@ def usable_mask(
                 polygon = np.array(points, dtype=np.float64)
             except (TypeError, ValueError):  # text, null or nested lists among the numbers
                 continue
-            if polygon.ndim == 1 and np.isfinite(polygon).all():
+            if polygon.ndim == 1 and (np.abs(polygon) < MAX_COORDINATE).all():
                 polygons.append(polygon)
     return polygons or None
 
