@@ -1,6 +1,7 @@
 """A run set up from its config."""
 
 import itertools
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..config import load_config
+from ..errors import ConfigError
 from ..zoo import read_checkpoint
 from .runner import Runner
 
@@ -33,7 +35,8 @@ def build_runner(config: Config) -> Runner:
             Without ``work_dir`` the work folder is ``work_dirs/<name of the config>``.
 
     Raises:
-        ConfigError: see :func:`mmdet_r2.config.load_config`; or the model cannot be built.
+        ConfigError: see :func:`mmdet_r2.config.load_config`; the work folder cannot be written
+            to; or the model cannot be built.
     """
     config = load_config(config)
     stem = Path(config.filename).stem if config.filename else 'run'
@@ -56,7 +59,21 @@ def build_runner(config: Config) -> Runner:
             hooks[key] = hook
     config.default_hooks = hooks
     safe_loading()
+    _check_folder(config.work_dir)
     return Runner.from_cfg(config)
+
+
+def _check_folder(work_dir: str) -> None:
+    try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+        problem = '' if os.access(work_dir, os.W_OK | os.X_OK) else 'it is read-only'
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if problem:
+        raise ConfigError(
+            f'work_dir {work_dir}: nothing can be written there ({problem}); choose another with '
+            '--work-dir.'
+        )
 
 
 def safe_loading() -> None:

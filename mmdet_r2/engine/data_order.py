@@ -23,6 +23,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..errors import ConfigError
 from ..registry import DATA_SAMPLERS, DATASETS
+from .checks import check_loader
 
 Draw = tuple[int, int, int, int]  # seed, rank, epoch, position in the epoch
 
@@ -154,12 +155,10 @@ def build_train_dataloader(config: dict[str, Any], seed: int) -> DataLoader:
         seed: of the run; the same on every rank.
 
     Raises:
-        ConfigError: a part is missing.
+        ConfigError: a part is missing, or a number impossible.
     """
+    check_loader(config)
     options = dict(config)
-    for key in ('dataset', 'batch_size'):
-        if options.get(key) is None:
-            raise ConfigError(f'train_dataloader.{key}: missing')
     batch_size, drop_last = options.pop('batch_size'), options.pop('drop_last', False)
     options.pop('shuffle', None)  # the sampler's affair
     dataset = _built(options.pop('dataset'), DATASETS.build)
@@ -180,6 +179,12 @@ def build_train_dataloader(config: dict[str, Any], seed: int) -> DataLoader:
         if drop_last:  # not every batch sampler knows the word
             defaults['drop_last'] = True
         inner = _built(inner, partial(DATA_SAMPLERS.build, default_args=defaults))
+    batches = PositionedBatchSampler(inner, seed, get_rank())
+    if not len(dataset) or not (batches.endless or len(batches)):
+        raise ConfigError(
+            f'train_dataloader: its {len(dataset)} images make no batch of {batch_size}'
+            f'{" with drop_last=True" if drop_last else ""}.'
+        )
     workers = options.get('num_workers', 0)
     if workers == 0:
         for key in ('persistent_workers', 'prefetch_factor', 'timeout'):
@@ -189,7 +194,7 @@ def build_train_dataloader(config: dict[str, Any], seed: int) -> DataLoader:
     start = _function(options.pop('worker_init_fn', None), partial(_start_worker, quiet=quiet))
     return DataLoader(
         SeededDataset(dataset),
-        batch_sampler=PositionedBatchSampler(inner, seed, get_rank()),
+        batch_sampler=batches,
         collate_fn=collate,
         worker_init_fn=start,
         # Without a generator of its own every iterator would draw from the global one.

@@ -13,6 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop as _EpochBasedTrainLoop
 from mmengine.runner import IterBasedTrainLoop as _IterBasedTrainLoop
 from torch import nn
 
+from ..errors import ConfigError
 from ..registry import LOOPS
 from .data_order import endless_batches
 from .state import untouched_rng
@@ -40,6 +41,7 @@ class EpochBasedTrainLoop(_EpochBasedTrainLoop):
         val_interval: int = 1,
         dynamic_intervals: list[tuple[int, int]] | None = None,
     ) -> None:
+        _check_interval(val_interval)
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
 
     def run(self) -> nn.Module:
@@ -91,6 +93,7 @@ class IterBasedTrainLoop(_IterBasedTrainLoop):
         val_interval: int = 1000,
         dynamic_intervals: list[tuple[int, int]] | None = None,
     ) -> None:
+        _check_interval(val_interval)
         super().__init__(runner, dataloader, max_iters, val_begin, val_interval, dynamic_intervals)
 
     def run(self) -> nn.Module:
@@ -109,6 +112,14 @@ class IterBasedTrainLoop(_IterBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
         return self.runner.model
+
+
+def _check_interval(val_interval: Any) -> None:
+    if not isinstance(val_interval, int) or val_interval < 1:
+        raise ConfigError(
+            f'train_cfg.val_interval is {val_interval!r}, expected a whole number from 1; to train '
+            'without validation set val_dataloader, val_cfg and val_evaluator to None.'
+        )
 
 
 def _validation_due(loop: BaseLoop, done: int, total: int) -> bool:

@@ -1,6 +1,7 @@
 """mmengine's Runner with safe reading, atomic writing and exact resuming."""
 
 import functools
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from ..registry import LOOPS, RUNNERS
 from ..zoo import load_checkpoint as zoo_load_checkpoint
 from ..zoo import read_checkpoint
 from .checkpoint import latest_checkpoint, write_atomically
+from .checks import base_batch_size, built_from, check_loader, check_milestones, check_optimizer
 from .data_order import build_train_dataloader
 from .processes import COLLECTIVE_TIMEOUT, errors_of_workers, from_first_rank, init_cpu_group
 from .schedule import stretch_checkpoints, stretch_loop, stretch_schedulers
@@ -71,6 +73,10 @@ class Runner(_Runner):
         self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any
     ) -> MMLogger:
         """mmengine's logger, whose listings go to the file only."""
+        if isinstance(log_level, str) and not isinstance(logging.getLevelName(log_level), int):
+            raise ConfigError(
+                f'log_level is {log_level!r}, expected DEBUG, INFO, WARNING or ERROR.'
+            )
         logger = super().build_logger(log_level, log_file, **kwargs)
         keep_listings_off(logger)
         return logger
@@ -128,9 +134,24 @@ class Runner(_Runner):
         loop.setdefault('type', 'EpochBasedTrainLoop')
         if not isinstance(self._train_dataloader, DataLoader):
             self._train_dataloader = build_train_dataloader(self._train_dataloader, self._run_seed)
-        return LOOPS.build(
-            loop, default_args={'runner': self, 'dataloader': self._train_dataloader}
-        )
+        with built_from('train_cfg'):
+            return LOOPS.build(
+                loop, default_args={'runner': self, 'dataloader': self._train_dataloader}
+            )
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """mmengine's, with errors that name the key."""
+        if isinstance(optim_wrapper, dict):
+            check_optimizer(optim_wrapper)
+        with built_from('optim_wrapper'):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """mmengine's, with errors that name the key, and a warning of what has no effect."""
+        for warning in check_milestones(scheduler):
+            self.logger.warning(warning)
+        with built_from('param_scheduler'):
+            return super().build_param_scheduler(scheduler)
 
     @functools.cached_property
     def _config_text(self) -> str:
@@ -151,17 +172,13 @@ class Runner(_Runner):
         The batch is what makes one step: images per process x processes x accumulated batches.
 
         Raises:
-            ConfigError: scaling is asked for but ``base_batch_size`` is missing.
+            ConfigError: scaling is asked for but ``base_batch_size`` is missing or no number.
         """
-        enabled = bool(auto_scale_lr and auto_scale_lr.get('enable', False))
-        base = (auto_scale_lr or {}).get('base_batch_size')
-        if base is None:
-            if enabled:
-                raise ConfigError(
-                    'auto_scale_lr.base_batch_size: missing; it is the batch size that the '
-                    'learning rate was chosen for.'
-                )
+        options = auto_scale_lr or {}
+        enabled = options.get('enable', False)
+        if not enabled and options.get('base_batch_size') is None:
             return
+        base = base_batch_size(options)
         several = isinstance(optim_wrapper, OptimWrapperDict)
         wrappers = list(optim_wrapper.values()) if several else [optim_wrapper]
         for wrapper in wrappers:
@@ -194,29 +211,31 @@ class Runner(_Runner):
             default_hooks = self._stretch_schedule(default_hooks)
         super().register_hooks(default_hooks, custom_hooks)
 
+    def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
+        """mmengine's, with errors that name the key."""
+        with built_from('default_hooks'):
+            super().register_default_hooks(hooks)
+
     def _stretch_schedule(self, default_hooks: dict[str, Any] | None) -> dict[str, Any] | None:
         """Where ``auto_scale_lr.schedule`` asks for it, as many images as with the batch that the
         schedule was made for; returns the hooks with their intervals adapted.
 
         Raises:
-            ConfigError: ``auto_scale_lr.base_batch_size`` is missing.
+            ConfigError: ``auto_scale_lr.base_batch_size`` is missing or no number.
         """
         options, loop = self.auto_scale_lr, self._train_loop
         if not options.get('schedule', False) or isinstance(loop, BaseLoop):
             return default_hooks
-        if options.get('base_batch_size') is None:
-            raise ConfigError(
-                'auto_scale_lr.base_batch_size: missing; it is the batch size that the schedule '
-                'was chosen for.'
-            )
+        base = base_batch_size(options)
+        check_loader(self._train_dataloader)
         # Accumulated batches are steps of the loop, each with its own images.
         batch = self._train_dataloader['batch_size'] * self.world_size
-        factor = options['base_batch_size'] / batch
+        factor = base / batch
         self._train_loop = stretch_loop(loop, factor)
         self.param_schedulers = stretch_schedulers(self.param_schedulers, factor)
         before, after = loop.get('max_iters'), self._train_loop.get('max_iters')
         change = f'{before} -> {after} iterations' if after else 'as many epochs, warm-up adapted'
-        self.logger.info(f'schedule: {change} (batch {options["base_batch_size"]} -> {batch})')
+        self.logger.info(f'schedule: {change} (batch {base} -> {batch})')
         hooks = dict(default_hooks or {})
         if 'checkpoint' in hooks:
             hooks['checkpoint'] = stretch_checkpoints(hooks['checkpoint'], factor)
