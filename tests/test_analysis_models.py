@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from mmdet_r2.analysis.anchors import (
     read_anchors,
     snippet,
 )
+from mmdet_r2.analysis.benchmark.worker import peak_memory
 from mmdet_r2.analysis.flops import count
 from mmdet_r2.analysis.publish import publish
 from mmdet_r2.apis import inference_detector, init_detector
@@ -30,6 +33,7 @@ from mmdet_r2.zoo.download import expected_hash, has_hash
 
 PUBLISH = 'tools/model_converters/publish_model.py'
 ANCHORS = 'tools/analysis_tools/optimize_anchors.py'
+WORKER = str(REPO / 'mmdet_r2/analysis/benchmark/worker.py')
 
 
 @pytest.fixture(scope='module')
@@ -102,6 +106,34 @@ def test_the_command_counts(run: Run):
     for shape in ((16, 64), (64, 64, 64)):
         message = tool('tools/analysis_tools/get_flops.py', run.config, '--shape', *shape, code=2)
         assert '--shape' in message
+
+
+# ---------------------------------------------------------------------------------- benchmark
+
+
+def test_memory_is_a_process_own():
+    """A child of this process, large with PyTorch, which imports next to nothing."""
+    code = f'import runpy; print(runpy.run_path({WORKER!r})["peak_memory"]())'
+    done = subprocess.run([sys.executable, '-S', '-c', code], capture_output=True, text=True)
+    assert 1 < float(done.stdout) < 100 < peak_memory()
+
+
+@pytest.mark.parametrize(
+    ('mode', 'options'),
+    [
+        ('inference', ('--repeat', 0)),
+        ('inference', ('--warmup', -1)),
+        ('inference', ('--threads', -1)),
+        ('dataloader', ('--batches', 0)),
+        ('inference', ('--size', 0, 0)),
+        ('inference', ('--device', 'gpu')),
+        ('training', ('--dtype', 'bfloat16')),
+        ('training', ('--compile',)),
+    ],
+)
+def test_what_cannot_be_timed(run: Run, mode, options):
+    message = tool('tools/analysis_tools/benchmark.py', mode, run.config, *options, code=2)
+    assert message.startswith(f'error: {options[0]}')
 
 
 # ------------------------------------------------------------------------------------ publish

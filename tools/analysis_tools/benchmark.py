@@ -9,7 +9,7 @@ import argparse
 from mmengine.config import DictAction
 
 from mmdet_r2.analysis.benchmark import Work, measure, report
-from mmdet_r2.errors import UserError, run_cli
+from mmdet_r2.errors import run_cli
 from mmdet_r2.files import write_json
 
 EPILOG = """\
@@ -69,8 +69,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Parse, measure, print."""
     args = parse_args()
-    if args.repeat < 1 or args.batch_size < 1:
-        raise UserError('--repeat and --batch-size must be 1 or more')
     options = vars(args)
     file, overrides = options.pop('json'), options.pop('cfg_options')
     figures = measure(Work(**(options | dict(size=tuple(args.size), overrides=overrides))))

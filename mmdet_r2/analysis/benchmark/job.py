@@ -17,7 +17,7 @@ from mmengine.config import ConfigDict
 from torch import nn
 
 from mmdet_r2.config import load_config
-from mmdet_r2.errors import DataError
+from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import MODELS, init_scope
 from mmdet_r2.structures.boxes import boxes_to_rois
 from mmdet_r2.zoo import load_checkpoint
@@ -69,11 +69,33 @@ class Work:
 def make_job(work: Work, folder: Path) -> Path:
     """Everything both sides need, in files: model config, weights, images, ground truth."""
     before = logging.root.manager.disable
+    _check(work)
     logging.disable(logging.INFO)  # a line per parameter about its initialisation
     try:
         return _make_job(work, folder)
     finally:
         logging.disable(before)
+
+
+def _check(work: Work) -> None:
+    """Raise a ConfigError where an option cannot be what is meant."""
+    least = dict(repeat=1, batch_size=1, batches=1, warmup=0, threads=0)
+    for name, number in least.items():
+        value = getattr(work, name)
+        if value < number:
+            option = name.replace('_', '-')
+            raise ConfigError(f'--{option} {value}: at least {number} is needed.')
+    if min(work.size) < 32:
+        raise ConfigError(f'--size {work.size[0]} {work.size[1]}: at least 32 32 is needed.')
+    on_gpu = work.device.startswith('cuda')
+    if not on_gpu and work.device != 'cpu':
+        raise ConfigError(f'--device {work.device}: expected cpu, or cuda:0.')
+    if on_gpu and not torch.cuda.is_available():
+        raise ConfigError(f'--device {work.device}: PyTorch sees no GPU here.')
+    if work.dtype and work.mode == 'training' and not on_gpu:
+        raise ConfigError(f'--dtype {work.dtype}: training in mixed precision needs --device cuda.')
+    if work.compile and work.mode != 'inference':
+        raise ConfigError(f'--compile: without effect on {work.mode}.')
 
 
 def _make_job(work: Work, folder: Path) -> Path:

@@ -4,6 +4,7 @@ The peer's interpreter runs this file too, by its path: nothing of this package 
 """
 
 import ast
+import contextlib
 import json
 import os
 import sys
@@ -49,10 +50,7 @@ class Worker:
         """Peak memory in MB: of the device, on the CPU of the whole process."""
         if self.device.type == 'cuda':
             return self.torch.cuda.max_memory_allocated(self.device) / 2**20
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (2**20 if sys.platform == 'darwin' else 2**10)
+        return peak_memory()
 
     def _wait(self) -> None:
         if self.device.type == 'cuda':
@@ -158,6 +156,19 @@ class Worker:
                 batch = next(self.batches)
             count += len(batch['inputs'])
         return dict(images=count)
+
+
+def peak_memory() -> float:
+    """The most memory that this process has had, in MB."""
+    # Linux hands a new process what its parent had as its own ru_maxrss, but not as its VmHWM
+    with contextlib.suppress(OSError):
+        for line in Path('/proc/self/status').read_text().splitlines():
+            if line.startswith('VmHWM:'):
+                return int(line.split()[1]) / 2**10
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 
 
 def _our_registries() -> dict[str, Any]:
