@@ -95,6 +95,15 @@ def test_a_run_by_iterations_has_parts_between_validations(tmp_path):
     with pytest.raises(ConfigError, match='no epochs'):
         plot_curves([log], ['lr'], x='epoch')
     assert plot_curves([log], ['bbox_mAP']).axes[0].lines[0].get_xdata().tolist() == [20]
+    with pytest.raises(ConfigError, match='not trained on a GPU'):
+        log.series('memory')
+
+
+def test_a_validation_by_iterations_is_at_its_step(tmp_path):
+    # what is logged every 20 iterations is not logged at the last, 50
+    records = [dict(lr=1, iter=s, step=s) for s in (20, 40)]
+    log = read_log(write(tmp_path / 'x.json', [*records, {'coco/bbox_mAP': 0.5, 'step': 50}]))
+    assert log.series('bbox_mAP').iterations.tolist() == [50]
 
 
 def test_logs_of_mmdetection_2(tmp_path):
@@ -112,6 +121,14 @@ def test_logs_of_mmdetection_2(tmp_path):
     ap = log.series('bbox_mAP')
     assert (ap.values.tolist(), ap.epochs.tolist()) == ([0.1, 0.2], [1, 2])
     assert ap.iterations.tolist() == [100, 200]
+
+
+def test_mmdetection_2_counts_on_in_runs_by_iterations(tmp_path):
+    records = [
+        dict(mode='train', epoch=1 + i // 120, iter=i, lr=0.1, loss=i) for i in range(50, 301, 50)
+    ]
+    log = read_log(write(tmp_path / 'a.log.json', records))
+    assert log.series('loss').iterations.tolist() == [50, 100, 150, 200, 250, 300]
 
 
 def test_a_resumed_run_is_one_run(tmp_path):

@@ -5,6 +5,7 @@ mmdetection 2.x's ``*.log.json``. Both have one JSON object per line.
 """
 
 import difflib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -59,6 +60,8 @@ class Log:
         hint = f'; did you mean {" or ".join(near)}?' if near else f'; it has {", ".join(keys)}.'
         if not self.val and ('mAP' in key or 'PQ' in key):
             hint = ': the run has not been validated yet.'
+        elif key == 'memory':
+            hint = ': it was not trained on a GPU, whose memory is logged.'
         raise ConfigError(f'--keys {key}: {self.name} has no such entry{hint}')
 
     def series(self, key: str) -> 'Series':
@@ -166,6 +169,7 @@ def _append(log: Log, file: Path) -> None:
         records.append(record)
     old = any('mode' in record for record in records)
     length = _epoch_length(records) if old else 0
+    by_epoch = any(record.get('epoch') for record in [*log.train, *records])
     for record in records:
         validation = _is_validation(record)
         if validation is None:
@@ -176,6 +180,8 @@ def _append(log: Log, file: Path) -> None:
             epoch = record.get('epoch', last.get('epoch'))
             if not last:  # nothing but validations: steps are all there is
                 iteration = int(record.get('step') or record.get('epoch') or 0)
+            elif not by_epoch:  # a step is an iteration; the last is seldom logged
+                iteration = max(iteration, int(record.get('step') or 0))
             log.val.append({**record, 'iteration': iteration, 'epoch': epoch})
             continue
         if old:
@@ -189,8 +195,15 @@ def _append(log: Log, file: Path) -> None:
 
 
 def _epoch_length(records: Sequence[dict]) -> int:
-    """Iterations of an epoch, as far as mmdetection 2.x logs them: it counts anew in each."""
-    return max((r.get('iter', 0) for r in records if r.get('mode') == 'train'), default=0)
+    """Iterations of an epoch, as far as mmdetection 2.x logs them: it counts anew in each. 0 for a
+    run by iterations, which counts on.
+    """
+    train = [r for r in records if r.get('mode') == 'train']
+    pairs = itertools.pairwise(train)
+    new = [(a, b) for a, b in pairs if b.get('epoch', 1) > a.get('epoch', 1)]
+    if new and all(b.get('iter', 0) > a.get('iter', 0) for a, b in new):
+        return 0
+    return max((r.get('iter', 0) for r in train), default=0)
 
 
 def _is_validation(record: dict) -> bool | None:
