@@ -156,6 +156,39 @@ def test_results_without_masks(run: Run, tmp_path):
     assert 'mIoU' in message
 
 
+@pytest.mark.parametrize(
+    ('key', 'cut', 'message'),
+    [
+        ('scores', lambda v: v[:-1], 'scores'),
+        ('masks', lambda v: v[:-1], 'masks'),
+        ('bboxes', lambda v: v[:, :3], 'bboxes are of shape'),
+        ('labels', lambda v: v - 9, 'label -'),
+    ],
+)
+def test_entries_that_do_not_fit_together(run: Run, tmp_path, key, cut, message):
+    def damage(results):
+        instances = results[3]['pred_instances']
+        instances[key] = cut(instances[key])
+
+    path = changed(run, tmp_path / 'damaged.pkl', damage)
+    with pytest.raises(DataError, match=f'entry 3.*{message}'):
+        read_tested(run.config, path)
+
+
+def test_arrays_do_as_well_as_tensors(run: Run, tmp_path):
+    def as_arrays(results):
+        for result in results:
+            instances = result['pred_instances']
+            for key in ('bboxes', 'scores', 'labels'):
+                instances[key] = instances[key].numpy()
+
+    path = changed(run, tmp_path / 'arrays.pkl', as_arrays)
+    one, two = (
+        compared(read_tested(run.config, p), nms_iou_thr=0.3).det_score for p in (run.results, path)
+    )
+    assert len(one) > 0 and one.tolist() == two.tolist()
+
+
 # --------------------------------------------------------------------------- confusion_matrix
 
 
@@ -187,6 +220,16 @@ def test_rows_are_normalised_and_written_into_the_cells():
     texts = {text.get_position(): text.get_text() for text in axes.texts}
     assert texts == {(0, 0): '75', (2, 0): '25', (0, 2): '50', (1, 2): '50'}
     assert [t.get_text() for t in axes.get_yticklabels()] == ['cat', 'dog', 'background']
+
+
+def test_many_classes_are_all_named(tmp_path):
+    names = [f'class {i}' for i in range(80)]
+    axes = plot_confusion(np.eye(81, dtype=int), names).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == [*names, 'background']
+    assert len(axes.texts) == 81
+    # more than fit: every so many
+    axes = plot_confusion(np.eye(1001, dtype=int), [str(i) for i in range(1000)]).axes[0]
+    assert 100 < len(axes.get_yticklabels()) < 250 and not axes.texts
 
 
 # ---------------------------------------------------------------------------- analyze_results
@@ -261,6 +304,16 @@ def test_gallery_of_a_real_test(run: Run, tmp_path):
     everything = tmp_path / 'all'
     tool(f'{TOOLS}/analyze_results.py', run.config, run.results, everything, '--topk', 99)
     assert sum(1 for _ in everything.glob('*/*')) == 24
+
+
+def test_of_equals_the_images_with_more_objects_come_first(run: Run, tmp_path):
+    tested = read_tested(run.config, run.results)
+    files = write_gallery(tested, np.ones(len(tested)), tmp_path, topk=2)
+    with open(tmp_path / 'scores.csv') as file:
+        objects = [int(row['objects']) for row in csv.DictReader(file)]
+    assert objects == sorted(objects, reverse=True) and objects[0] > objects[-1]
+    worst, best = ([f.name for f in files if f.parent.name == kind] for kind in ('worst', 'best'))
+    assert worst == best
 
 
 # ---------------------------------------------------------------- panoptic maps, and Pascal VOC

@@ -22,11 +22,10 @@ from matplotlib.figure import Figure
 from pycocotools import mask as coco_mask
 
 from ..errors import DataError
-from ..evaluation.coco_format import ground_truth, read_annotations
-from ..evaluation.matching import Comparison, Objects, compare, judge, precision_curve
+from ..evaluation.coco_format import ground_truth, read_annotations, to_rle
+from ..evaluation.matching import Comparison, Objects, compare, judge, precision_curves
 from ..files import read_json
 from ..progress import progress
-from .inputs import to_rle
 
 KINDS = ('C75', 'C50', 'Loc', 'Sim', 'Oth', 'BG', 'FN')
 AREAS = ('all', 'small', 'medium', 'large')
@@ -200,10 +199,7 @@ def error_curves(
         iou_thr, excuses = settings[i]
         result = judge(data, iou_thr, area=ranges[a], excuses=excuses)
         objects[:, a] = np.bincount(data.gt_label[result.counted], minlength=count)
-        for k in range(count):
-            curve = precision_curve(data, result, k, RECALLS)
-            if curve is not None:
-                precision[i, :, k, a] = curve
+        precision[i, ..., a] = precision_curves(data, result.verdict, result.counted, RECALLS).T
     unknown = np.isnan(precision[4])
     precision[5] = np.where(unknown, np.nan, precision[4] > 0)
     precision[6] = np.where(unknown, np.nan, 1.0)
@@ -234,7 +230,8 @@ def plot_errors(curves: np.ndarray, title: str) -> Figure:
         for kind, color, curve in zip(KINDS, _COLORS, curves[..., a]):
             axes.plot(RECALLS, curve, color='black', linewidth=0.5)
             label = f'{curve.mean():.3f} {kind}'
-            axes.fill_between(RECALLS, below, curve, color=color, label=label)
+            axes.fill_between(RECALLS, below, curve, color=color)
+            axes.fill_between([], [], color=color, edgecolor='black', linewidth=0.5, label=label)
             below = curve
         axes.legend(loc='lower left', framealpha=0.8, fontsize=8)
     return figure
@@ -246,11 +243,16 @@ def plot_bars(curves: np.ndarray, title: str) -> Figure:
     axes = figure.add_subplot()
     width = 0.8 / (len(KINDS) - 1)
     for i, kind in enumerate(KINDS[:-1]):
-        heights = np.nan_to_num(curves[i].mean(axis=0))
+        heights = curves[i].mean(axis=0)
         bars = axes.bar(np.arange(len(AREAS)) + (i - 2.5) * width, heights, width, label=kind)
-        axes.bar_label(bars, fmt='%.2f', fontsize=7)
-    axes.set_xticks(range(len(AREAS)), AREAS)
-    axes.set(ylim=(0, 1.08), ylabel='area below the curve', title=title)
+        axes.bar_label(bars, fmt=lambda v: '' if np.isnan(v) else f'{v:.2f}', fontsize=7)
+    absent = np.isnan(curves).any(axis=(0, 1))
+    axes.set_xticks(
+        range(len(AREAS)),
+        [f'{area}\n(nothing annotated)' if no else area for area, no in zip(AREAS, absent)],
+    )
+    axes.set(xlim=(-0.5, len(AREAS) - 0.5), ylim=(0, 1.15), ylabel='area below the curve')
+    axes.set_title(title)
     axes.legend(ncols=6, loc='upper center', fontsize=8)
     return figure
 

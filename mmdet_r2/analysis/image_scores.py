@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData, PixelData
 
 from ..datasets.transforms import LoadImageFromFile, LoadPanopticAnnotations, PackDetInputs
 from ..errors import ConfigError
-from ..evaluation.matching import IGNORED, RIGHT, Comparison, interpolate, judge
+from ..evaluation.matching import IGNORED, RIGHT, Comparison, interpolate, judge, ranked
 from ..evaluation.panoptic_quality import quality
 from ..files import write_text
 from ..progress import progress
@@ -34,19 +34,16 @@ def image_scores(data: Comparison, iou_thrs: Sequence[float] | np.ndarray = IOU_
     it is 1 less the highest score: a detector sure of what is not there did badly.
     """
     total = np.zeros(data.num_images)
-    order = np.argsort(data.priority)
     for iou_thr in iou_thrs:
         result = judge(data, float(iou_thr))
         numbers = np.bincount(data.gt_image[result.counted], minlength=data.num_images)
-        chosen = order[result.verdict[order] != IGNORED]
-        chosen = chosen[np.argsort(data.det_image[chosen], kind='stable')]
-        ends = np.cumsum(np.bincount(data.det_image[chosen], minlength=data.num_images))
-        for image, right in enumerate(np.split(result.verdict[chosen] == RIGHT, ends[:-1])):
+        groups = ranked(data, result.verdict != IGNORED, data.det_image, data.num_images)
+        for image, found in enumerate(groups):
             if numbers[image]:
+                right = result.verdict[found] == RIGHT
                 total[image] += interpolate(right, int(numbers[image]), RECALLS).mean()
             else:
-                scores = data.det_score[chosen[ends[image] - len(right) : ends[image]]]
-                total[image] += 1 - scores.max(initial=0)
+                total[image] += 1 - data.det_score[found].max(initial=0)
     return total / len(iou_thrs)
 
 
@@ -102,10 +99,14 @@ def write_gallery(
         DataError: an image cannot be read.
     """
     folder = make_folder(folder)
-    order = np.argsort(scores, kind='stable')
-    number = min(topk, len(order))
-    worst = order[: min(number, (len(order) + 1) // 2)]
-    best = order[::-1][: min(number, len(order) // 2)]
+    objects = [
+        sum(not x.get('ignore_flag', 0) for x in info.get('instances', ())) for info in tested.infos
+    ]
+    # of equals the one with more objects tells more, among the best as among the worst
+    order = np.lexsort((-np.array(objects), scores))
+    best = np.lexsort((-np.array(objects), -scores))
+    worst = order[: min(topk, (len(order) + 1) // 2)]
+    best = best[: min(topk, len(order) // 2)]
     drawer = DetLocalVisualizer(name='analysis')
     drawer.dataset_meta = tested.metainfo
     chosen = [('worst', place, int(i)) for place, i in enumerate(worst, start=1)]
@@ -129,8 +130,7 @@ def write_gallery(
     for i in order:
         info = tested.infos[i]
         found = len(tested.results[i].get('pred_instances', {}).get('labels', ()))
-        real = sum(not x.get('ignore_flag', 0) for x in info.get('instances', ()))
-        table.writerow([info['img_id'], info['img_path'], f'{scores[i]:.6f}', real, found])
+        table.writerow([info['img_id'], info['img_path'], f'{scores[i]:.6f}', objects[i], found])
     write_text(folder / 'scores.csv', text.getvalue())
     return files
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.config import Config
 from pycocotools import mask as coco_mask
 
@@ -13,6 +14,7 @@ from ..apis.tta import datasets_of
 from ..config import load_config
 from ..errors import ConfigError, DataError
 from ..evaluation import load_results
+from ..evaluation.coco_format import to_rle
 from ..evaluation.matching import Comparison, Objects, compare
 from ..ops import nms
 from ..registry import DATASETS, init_scope
@@ -63,12 +65,12 @@ def read_tested(
     if config.get('test_dataloader') is None:
         raise ConfigError(f'{name}: test_dataloader is missing, which says what was tested.')
     init_scope()
+    found = load_results(results)
     settings = config.test_dataloader.dataset
     for part in datasets_of(settings):
         part.pipeline = []
         part.test_mode = True
     dataset = DATASETS.build(settings)
-    found = load_results(results)
     if len(found) != len(dataset):
         raise DataError(
             f'{results}: has the results of {len(found)} images, but the test data of {name} has '
@@ -83,27 +85,37 @@ def read_tested(
                 f'{results}: entry {number} is of image {result["img_id"]!r}, but the test data '
                 f'of {name} has image {info.get("img_id")!r} there; use the config that was tested.'
             )
-        _check_labels(result, len(classes), str(results), name)
+        _check_instances(result, len(classes), f'{results}: entry {number}', name)
     return Tested(config, metainfo, classes, infos, found)
 
 
-def _check_labels(result: dict, number: int, path: str, config: str) -> None:
+def _check_instances(result: dict, num_classes: int, entry: str, config: str) -> None:
     instances = result.get('pred_instances')
     if instances is None:
         return  # semantic or panoptic maps only
     absent = [key for key in ('bboxes', 'scores', 'labels') if key not in instances]
     if absent:
-        raise DataError(f'{path}: pred_instances has no {absent[0]!r}.')
+        raise DataError(f'{entry}: pred_instances has no {absent[0]!r}.')
     labels = np.asarray(instances['labels'])
-    if len(labels) and not 0 <= labels.min() <= labels.max() < number:
+    shape = tuple(instances['bboxes'].shape)
+    if len(labels) and shape != (len(labels), 4):
+        raise DataError(f'{entry}: bboxes are of shape {shape}, expected {(len(labels), 4)}.')
+    for key in ('scores', 'masks', 'mask_scores'):
+        if key in instances and len(instances[key]) != len(labels):
+            number = len(instances[key])
+            raise DataError(f'{entry}: there are {len(labels)} detections, but {number} {key}.')
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
         raise DataError(
-            f'{path}: there is a detection with label {labels.max()}, but the test data of '
-            f'{config} has {number} classes; use the config that was tested.'
+            f'{entry}: there is a detection with label {wrong}, but the test data of {config} has '
+            f'{num_classes} classes; use the config that was tested.'
         )
 
 
-def compared(tested: Tested, *, iou_type: str = 'bbox', nms_iou_thr: float | None = None) -> Any:
-    """All detections against all objects, a :class:`Comparison`.
+def compared(
+    tested: Tested, *, iou_type: str = 'bbox', nms_iou_thr: float | None = None
+) -> Comparison:
+    """All detections against all objects.
 
     Args:
         tested: the images.
@@ -119,8 +131,7 @@ def compared(tested: Tested, *, iou_type: str = 'bbox', nms_iou_thr: float | Non
             yield detections_of(info, result, iou_type == 'segm', nms_iou_thr)
 
     truth = (truth_of(info, iou_type == 'segm') for info in tested.infos)
-    comparison: Comparison = compare(truth, found(), len(tested.classes), iou_type)
-    return comparison
+    return compare(truth, found(), len(tested.classes), iou_type)
 
 
 def truth_of(info: dict, masks: bool = False) -> Objects:
@@ -166,20 +177,9 @@ def detections_of(
 
 
 def _not_suppressed(instances: dict, iou_thr: float) -> np.ndarray:
-    keep = np.zeros(len(instances['labels']), bool)
-    for label in instances['labels'].unique():
-        index = (instances['labels'] == label).nonzero().flatten()
-        kept = nms(instances['bboxes'][index], instances['scores'][index], iou_thr)
-        keep[index[kept].numpy()] = True
+    boxes, scores, labels = (torch.as_tensor(instances[k]) for k in ('bboxes', 'scores', 'labels'))
+    keep = np.zeros(len(labels), bool)
+    for label in labels.unique():
+        index = (labels == label).nonzero().flatten()
+        keep[index[nms(boxes[index], scores[index], iou_thr)].numpy()] = True
     return keep
-
-
-def to_rle(mask: Any, height: int, width: int) -> dict:
-    """An annotated mask, polygons or run lengths, as compressed run lengths."""
-    if isinstance(mask, dict):
-        uncompressed = isinstance(mask['counts'], list)
-        return coco_mask.frPyObjects(mask, height, width) if uncompressed else mask
-    polygons = [part for part in mask if len(part) >= 6]
-    if not polygons:
-        return coco_mask.encode(np.zeros((height, width), np.uint8, order='F'))
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))

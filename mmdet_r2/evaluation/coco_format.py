@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 
 from mmdet_r2.errors import DataError
 from mmdet_r2.files import read_json, write_json
+from mmdet_r2.structures.masks import polygons_to_rle
 
 from .image_result import ImageResult
 
@@ -67,15 +68,15 @@ def annotations_of(images: Sequence[ImageResult], classes: Sequence[str]) -> dic
 
     Without ``instances`` (results are only written) there are no annotations.
     """
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image in images:
         for instance in image.instances or ():
             x1, y1, x2, y2 = instance['bbox']
             mask = instance.get('mask')
             area = instance.get('area')
             if area is None and mask:
-                rle = _to_rle(mask, image.height, image.width)
-                area = float(coco_mask.area(rle)) if rle else None
+                # without any: the box's
+                area = float(coco_mask.area(to_rle(mask, image.height, image.width))) or None
             annotation = dict(
                 id=len(annotations) + 1,
                 image_id=image.img_id,
@@ -202,11 +203,11 @@ def write_results(
     return list(files)
 
 
-def _to_rle(mask: Any, height: int, width: int) -> dict | None:
-    """One object's polygons or run lengths as compressed run lengths; None if there is nothing."""
+def to_rle(mask: Any, height: int, width: int) -> dict:
+    """One object's polygons or run lengths as compressed run lengths; of polygons without area an
+    empty mask.
+    """
     if isinstance(mask, dict):
-        return (
-            coco_mask.frPyObjects(mask, height, width) if isinstance(mask['counts'], list) else mask
-        )
-    polygons = [part for part in mask if len(part) >= 6]
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)) if polygons else None
+        uncompressed = isinstance(mask['counts'], list)
+        return coco_mask.frPyObjects(mask, height, width) if uncompressed else mask
+    return polygons_to_rle([part for part in mask if len(part) >= 6], height, width)

@@ -322,18 +322,43 @@ def _assign(
     return taken
 
 
-def precision_curve(
-    data: Comparison, judgement: Judgement, label: int, recalls: np.ndarray
-) -> np.ndarray | None:
-    """Precision of class ``label`` at each recall, interpolated as COCO does; None for a class
-    without objects to be found.
+def ranked(
+    data: Comparison, chosen: np.ndarray, group: np.ndarray, number: int
+) -> list[np.ndarray]:
+    """The ``chosen`` (n,) bool detections of each of ``number`` groups, by falling score.
+
+    Args:
+        group: (n,) the group of each detection: ``data.det_label``, say.
     """
-    number = int(np.count_nonzero(judgement.counted & (data.gt_label == label)))
-    if not number:
-        return None
-    chosen = np.flatnonzero((data.det_label == label) & (judgement.verdict != IGNORED))
-    chosen = chosen[np.argsort(data.priority[chosen])]
-    return interpolate(judgement.verdict[chosen] == RIGHT, number, recalls)
+    index = np.flatnonzero(chosen)
+    # one key for both: priorities are below their number
+    index = index[np.argsort(group[index] * len(chosen) + data.priority[index])]
+    ends = np.cumsum(np.bincount(group[index], minlength=number))
+    return np.split(index, ends[:-1])
+
+
+def precision_curves(
+    data: Comparison,
+    verdict: np.ndarray,
+    counted: np.ndarray,
+    recalls: np.ndarray,
+    label: np.ndarray | None = None,
+) -> np.ndarray:
+    """Precision of each class at each recall, interpolated as COCO does: (K, r), NaN for a class
+    without objects to be found.
+
+    Args:
+        verdict, counted: of :class:`Judgement`.
+        recalls: (r,) ascending.
+        label: (n,) what class the detections are said to be, where not what they were found as.
+    """
+    size = data.num_classes
+    numbers = np.bincount(data.gt_label[counted], minlength=size)
+    groups = ranked(data, verdict != IGNORED, data.det_label if label is None else label, size)
+    curves = np.full((size, len(recalls)), np.nan)
+    for k in np.flatnonzero(numbers):
+        curves[k] = interpolate(verdict[groups[k]] == RIGHT, int(numbers[k]), recalls)
+    return curves
 
 
 def interpolate(right: np.ndarray, number: int, recalls: np.ndarray) -> np.ndarray:

@@ -9,13 +9,14 @@ import numpy as np
 from terminaltables import AsciiTable
 
 from .matching import (
+    IGNORED,
     RIGHT,
     SMALLEST_OVERLAP,
     WRONG,
     Comparison,
     assign_any_class,
-    interpolate,
     judge,
+    precision_curves,
 )
 
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -87,7 +88,7 @@ def best_f1(
     """
     if not number:
         return dict.fromkeys(('precision', 'recall', 'f1', 'score_thr'))
-    chosen = (verdict == RIGHT) | (verdict == WRONG)
+    chosen = verdict != IGNORED
     if label is not None:
         chosen &= data.det_label == label
     index = np.flatnonzero(chosen)
@@ -157,7 +158,7 @@ def mistakes(data: Comparison, iou_thr: float = 0.5) -> dict[str, dict[str, Any]
         if kind == 'missed':
             counted = counted & ~missed
         else:
-            verdict = np.where(of_kind[kind], -1, verdict)
+            verdict = np.where(of_kind[kind], IGNORED, verdict)
             if kind in ('localization', 'class'):
                 helped = _first_of_each(data, of_kind[kind], about, found)
                 verdict[helped] = RIGHT
@@ -196,17 +197,9 @@ def _mean_precision(
     data: Comparison, label: np.ndarray, verdict: np.ndarray, counted: np.ndarray
 ) -> float | None:
     """Mean of the classes' average precision; None without any object."""
-    numbers = np.bincount(data.gt_label[counted], minlength=data.num_classes)
-    order = np.argsort(data.priority)
-    order = order[(verdict[order] == RIGHT) | (verdict[order] == WRONG)]
-    order = order[np.argsort(label[order], kind='stable')]
-    ends = np.cumsum(np.bincount(label[order], minlength=data.num_classes))
-    values = [
-        interpolate(right, int(number), RECALLS).mean()
-        for right, number in zip(np.split(verdict[order] == RIGHT, ends[:-1]), numbers)
-        if number
-    ]
-    return float(np.mean(values)) if values else None
+    curves = precision_curves(data, verdict, counted, RECALLS, label)
+    known = np.isfinite(curves[:, 0])
+    return float(curves[known].mean(axis=1).mean()) if known.any() else None
 
 
 def summary(

@@ -76,7 +76,8 @@ def main() -> None:
         data, score_thr=args.score_thr, iou_thr=args.tp_iou_thr, every=args.count == 'every'
     )
     folder = make_folder(args.save_dir)
-    figure = plot_confusion(matrix, tested.classes, color_theme=args.color_theme)
+    title = f'{args.iou_type}, IoU >= {args.tp_iou_thr:g}, score >= {args.score_thr:g}'
+    figure = plot_confusion(matrix, tested.classes, title=title, color_theme=args.color_theme)
     picture = write_figure(figure, folder / 'confusion_matrix.png')
     report = dict(
         iou_thr=args.tp_iou_thr,
