@@ -150,8 +150,9 @@ class CocoPanopticMetric(PerImageMetric):
             self.results.append(self._image_result(sample))
 
     def _image_result(self, sample: dict) -> PanopticResult:
-        img_id = sample['img_id']
-        img_id = img_id.item() if isinstance(img_id, np.generic | torch.Tensor) else img_id
+        img_id: Any = sample['img_id']
+        if isinstance(img_id, np.generic | torch.Tensor):
+            img_id = img_id.item()
         if 'pred_panoptic_seg' not in sample:
             raise ConfigError(
                 'CocoPanopticMetric needs panoptic maps, but this model gives no '

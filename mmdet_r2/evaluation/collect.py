@@ -112,6 +112,8 @@ class PerImageMetric(BaseMetric):
     :meth:`unpack` turns it back.
     """
 
+    results: list[Any]
+
     def _classes(self) -> Sequence[str]:
         classes = (self._dataset_meta or {}).get('classes')
         if not classes:

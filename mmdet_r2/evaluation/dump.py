@@ -38,6 +38,7 @@ class DumpDetResults(BaseMetric):
     """
 
     default_prefix = 'dump'
+    results: list[dict]
 
     def __init__(
         self, out_file_path: str, collect_device: str = 'cpu', collect_dir: str | None = None

@@ -131,7 +131,7 @@ def _sums(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
 
 def quality(
     counts: Iterable[ImageCounts], isthing: Mapping[int, bool]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[Any, Any]]:
     """PQ, SQ, RQ of all categories, of things, of stuff, and of each.
 
     Args:
@@ -161,7 +161,7 @@ def quality(
             size = tp + 0.5 * fp + 0.5 * fn
             row = dict(pq=total['iou'] / size, sq=total['iou'] / tp if tp else 0.0, rq=tp / size)
         per_class[category] = row | total
-    result: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[Any, Any]] = {}
     for name, kind in (('All', None), ('Things', True), ('Stuff', False)):
         rows = [
             row
