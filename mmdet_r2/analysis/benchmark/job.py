@@ -84,18 +84,18 @@ def _check(work: Work) -> None:
         value = getattr(work, name)
         if value < number:
             option = name.replace('_', '-')
-            raise ConfigError(f'--{option} {value}: at least {number} is needed.')
+            raise ConfigError(f'--{option} {value}: expected at least {number}.')
     if min(work.size) < 32:
-        raise ConfigError(f'--size {work.size[0]} {work.size[1]}: at least 32 32 is needed.')
+        raise ConfigError(f'--size {work.size[0]} {work.size[1]}: expected at least 32 32.')
     on_gpu = work.device.startswith('cuda')
     if not on_gpu and work.device != 'cpu':
         raise ConfigError(f'--device {work.device}: expected cpu, or cuda:0.')
     if on_gpu and not torch.cuda.is_available():
-        raise ConfigError(f'--device {work.device}: PyTorch sees no GPU here.')
+        raise ConfigError(f'--device {work.device}: PyTorch sees no GPU here; use --device cpu.')
     if work.dtype and work.mode == 'training' and not on_gpu:
         raise ConfigError(f'--dtype {work.dtype}: training in mixed precision needs --device cuda.')
     if work.compile and work.mode != 'inference':
-        raise ConfigError(f'--compile: without effect on {work.mode}.')
+        raise ConfigError(f'--compile: without effect on {work.mode}; leave it out.')
 
 
 def _make_job(work: Work, folder: Path) -> Path:
