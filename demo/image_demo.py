@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdet_r2.apis import coco_results
-from mmdet_r2.apis.cli import add_model_arguments, demo_parser, detector_of
-from mmdet_r2.apis.images import Names, find_images
+from mmdet_r2.apis.cli import add_model_arguments, count_from, demo_parser, detector_of
+from mmdet_r2.apis.images import ImageSource, Names, find_images
 from mmdet_r2.apis.inferencer import DetInferencer, Inference
 from mmdet_r2.apis.results import (
     JsonList,
@@ -30,6 +30,7 @@ from mmdet_r2.apis.results import (
 from mmdet_r2.errors import DataError, run_cli
 from mmdet_r2.files import write_image, write_json
 from mmdet_r2.progress import progress
+from mmdet_r2.visualization import check_display
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,7 +39,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('inputs', help='file, address, folder, or quoted pattern')
     add_model_arguments(parser)
     parser.add_argument('--out-dir', default='outputs', help='folder for all that is written')
-    parser.add_argument('--num-workers', type=int, default=2, help='threads that read images (2)')
+    parser.add_argument(
+        '--num-workers', type=count_from(0), default=2, help='threads that read images (2)'
+    )
     parser.add_argument('--tta', action='store_true', help='look in several scales and flips')
     parser.add_argument('--show', action='store_true', help='open a window with each drawing')
     parser.add_argument('--no-save-vis', action='store_true', help='write no drawings')
@@ -62,7 +65,7 @@ class Panoptic:
 
     def add(self, each: Inference) -> int:
         """Write an image's map; how many segments it has."""
-        name = self.names.new(Path(each.name).stem, '.png')
+        name = self.names.new(ImageSource('', each.name).stem or 'image', '.png')
         found = prediction(each.sample, len(self.classes))
         write_image(self.out_dir / 'panoptic' / name, found['panoptic_seg'])
         record = panoptic_record(each.sample, name, self.ids)
@@ -82,16 +85,19 @@ class Panoptic:
 def main() -> None:
     """Parse, detect, draw, write."""
     args = parse_args()
+    if args.show:
+        check_display()
     images = find_images(args.inputs)
     model = detector_of(args)
     inferencer = DetInferencer(model)
     classes = list(model.dataset_meta.get('classes', ()))
+    coco_results([], classes=classes, ann_file=args.ann_file)  # does it fit?
     out_dir = Path(args.out_dir)
     fusion = getattr(model, 'panoptic_fusion_head', None)
     panoptic = None
     if fusion is not None and not args.no_save_pred:
         panoptic = Panoptic(out_dir, classes, fusion.num_things_classes)
-    unreadable: list[str] = []
+    unreadable = 0
     with ExitStack() as stack:
         file = None
         if not args.no_save_pred:
@@ -104,11 +110,11 @@ def main() -> None:
             out_dir='' if args.no_save_vis else out_dir,
             tta=args.tta,
             num_workers=args.num_workers,
-            skip_unreadable=True,
+            skip_unreadable=len(images) > 1,
         )
         for each in progress(results, 'Detecting', len(images)):
             if each.sample is None:
-                unreadable.append(str(each.error))
+                unreadable += 1
                 print(f'skipped: {each.error}')
                 continue
             records = coco_results(
@@ -122,13 +128,13 @@ def main() -> None:
             if args.print_result:
                 print(records)
             print(f'{each.name}: {number} found')
-        if len(unreadable) == len(images):
-            raise DataError(f'none of the {len(images)} images could be read; {unreadable[0]}')
+        if unreadable == len(images):
+            raise DataError(f'{args.inputs}: none of the {unreadable} images could be read.')
     if panoptic is not None:
         panoptic.close()
-    skipped = f', {len(unreadable)} could not be read' if unreadable else ''
+    skipped = f', {unreadable} could not be read' if unreadable else ''
     done = 'searched' if args.no_save_vis else 'drawn'
-    print(f'{len(images) - len(unreadable)} images {done}, results in {out_dir}{skipped}')
+    print(f'{len(images) - unreadable} images {done}, results in {out_dir}{skipped}')
 
 
 if __name__ == '__main__':

@@ -15,7 +15,6 @@ result format. Options that mmdetection's script has are called as there. Files 
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from mmdet_r2.apis import coco_results
@@ -25,7 +24,7 @@ from mmdet_r2.apis.results import JsonList
 from mmdet_r2.apis.slicing import slice_inference
 from mmdet_r2.errors import ConfigError, DataError, run_cli
 from mmdet_r2.files import write_image
-from mmdet_r2.visualization import DetLocalVisualizer
+from mmdet_r2.visualization import DetLocalVisualizer, check_display
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,20 +64,24 @@ def main() -> None:
     args = parse_args()
     if len(args.patch_size) > 2:
         raise ConfigError(f'--patch-size takes one or two numbers, not {len(args.patch_size)}.')
+    if args.show:
+        check_display()
     images = find_images(args.inputs)
     model = detector_of(args)
     classes = list(model.dataset_meta.get('classes', ()))
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = model.dataset_meta
     out_dir, names = Path(args.out_dir), Names()
-    unreadable: list[str] = []
+    unreadable = 0
     with JsonList(out_dir / 'predictions.json') as file:
         for number, path in enumerate(images):
             source = ImageSource(path, path)
             try:
                 image = source.data = source.decode()  # once for windows and drawing
             except DataError as error:
-                unreadable.append(str(error))
+                if len(images) == 1:
+                    raise
+                unreadable += 1
                 print(f'skipped: {error}')
                 continue
             sample = slice_inference(
@@ -100,15 +103,15 @@ def main() -> None:
             drawing = visualizer.draw(
                 image[..., ::-1], sample, draw_gt=False, pred_score_thr=args.score_thr
             )
-            stem, suffix = os.path.splitext(source.file_name or 'image.jpg')
-            write_image(out_dir / 'vis' / names.new(stem, suffix), drawing)
+            name = names.new(source.stem or 'image', source.drawing_suffix)
+            write_image(out_dir / 'vis' / name, drawing)
             if args.show:
                 visualizer.show(drawing, path)
             print(f'{path} ({image.shape[1]} x {image.shape[0]}): {len(records)} found')
-        if len(unreadable) == len(images):
-            raise DataError(f'none of the {len(images)} images could be read; {unreadable[0]}')
-    skipped = f', {len(unreadable)} could not be read' if unreadable else ''
-    print(f'{len(images) - len(unreadable)} images drawn, results in {out_dir}{skipped}')
+        if unreadable == len(images):
+            raise DataError(f'{args.inputs}: none of the {unreadable} images could be read.')
+    skipped = f', {unreadable} could not be read' if unreadable else ''
+    print(f'{len(images) - unreadable} images drawn, results in {out_dir}{skipped}')
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ python demo/video_demo.py street.mp4 mask_rcnn_r2_101_fpn_2x_coco --out found.mp
 
 import argparse
 from contextlib import ExitStack
+from pathlib import Path
 
 from mmdet_r2.apis import coco_results
 from mmdet_r2.apis.cli import add_model_arguments, demo_parser, detector_of
@@ -20,7 +21,7 @@ from mmdet_r2.apis.results import JsonList
 from mmdet_r2.apis.video import Video, VideoWriter, quiet_opencv, video_inference
 from mmdet_r2.errors import ConfigError, run_cli
 from mmdet_r2.progress import progress
-from mmdet_r2.visualization import DetLocalVisualizer
+from mmdet_r2.visualization import DetLocalVisualizer, check_display
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,6 +43,10 @@ def main() -> None:
     args = parse_args()
     if not (args.out or args.show or args.json):
         raise ConfigError('give --out, --json or --show: else nothing would come of it.')
+    if args.show:
+        check_display()
+    if args.out and Path(args.out).resolve() == Path(args.video).resolve():
+        raise ConfigError(f'--out {args.out} is the video itself; choose another name.')
     quiet_opencv()
     video = Video.open(args.video)
     found = frames = 0

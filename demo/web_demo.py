@@ -44,11 +44,12 @@ def main() -> None:
     from mmdet_r2.apis import web
     from mmdet_r2.zoo import find_model, index, models
 
-    choices = {
-        # two runs of one config are told apart by their files
-        f'{Path(config).stem} ({checkpoint})': web.Choice(config, checkpoint)
-        for config, checkpoint in args.model
-    }
+    choices: dict[str, web.Choice] = {}
+    for config, checkpoint in args.model:
+        name = f'{Path(config).stem} ({Path(checkpoint).name})'
+        if name in choices:  # another run with files of the same names
+            name = f'{Path(config).stem} ({checkpoint})'
+        choices[name] = web.Choice(config, checkpoint)
     for name in args.names:
         model = find_model(name)
         if model is None:

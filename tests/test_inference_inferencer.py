@@ -104,6 +104,20 @@ def test_drawings_and_predictions_are_written_as_mmdetection_does(
     ).all()
 
 
+def test_drawings_of_files_that_hold_no_colours(inferencer, tmp_path) -> None:
+    from PIL import Image
+
+    cv2.imwrite(str(tmp_path / 'a.pgm'), picture(0)[..., 0])
+    Image.fromarray(picture(0)).save(tmp_path / 'bare', 'png')
+    inferencer([tmp_path / 'a.pgm', tmp_path / 'bare'], out_dir=tmp_path / 'o')
+    assert names(tmp_path / 'o') == ['vis/a.png', 'vis/bare.png']
+
+
+def test_a_window_without_a_display_is_refused(inferencer) -> None:
+    with pytest.raises(ConfigError, match='no display'):
+        inferencer(picture(0), show=True)
+
+
 def test_other_options_of_the_call(inferencer, files, capsys, monkeypatch) -> None:
     image = str(files['images'] / 'a.png')
     (sample,) = inferencer(image, return_datasamples=True)['predictions']
@@ -169,6 +183,8 @@ def test_what_model_and_weights_may_be(files, monkeypatch) -> None:
         DetInferencer()
     with pytest.raises((CheckpointError, ConfigError), match='mask_rcnn_r50_fpn_1y_coco'):
         DetInferencer('mask_rcnn_r50_fpn_1y_coco', device='cpu')
+    with pytest.raises(ConfigError, match="palette 'pink'"):
+        DetInferencer(str(files['config']), device='cpu', palette='pink')
     bare = DetInferencer(str(files['config']), device='cpu', palette='coco')  # random weights
     assert bare.model.dataset_meta['palette'] == 'coco'
     own = DetInferencer(bare.model, palette='voc')

@@ -290,9 +290,10 @@ def test_a_file_of_too_many_pixels_is_not_decoded(model, tmp_path, monkeypatch) 
             inference_detector(model, PIL.Image.open(path))
         monkeypatch.setenv('MMDET_R2_MAX_PIXELS', '4.8e3')
         assert inference_detector(model, path).ori_shape == (60, 80)
-    monkeypatch.setenv('MMDET_R2_MAX_PIXELS', 'many')
-    with pytest.raises(ConfigError, match='MMDET_R2_MAX_PIXELS=many'):
-        inference_detector(model, path)
+    for wrong in ('many', 'inf'):
+        monkeypatch.setenv('MMDET_R2_MAX_PIXELS', wrong)
+        with pytest.raises(ConfigError, match=f'MMDET_R2_MAX_PIXELS={wrong}'):
+            inference_detector(model, path)
 
 
 def broken(tmp_path: Path) -> dict:
@@ -310,6 +311,7 @@ def broken(tmp_path: Path) -> dict:
         r'cut\.jpg: .*truncated': PIL.Image.open(tmp_path / 'cut.jpg'),
         'Is a directory': tmp_path,
         'nothing was found|No such file': '',
+        'test pipeline fails on this image': np.zeros((1, 40000, 3), np.uint8),
         'mode F, whose range': PIL.Image.fromarray(np.zeros((4, 4), np.float32)),
         r'tensor of shape \(1, 3, 4, 4\)': torch.zeros(1, 3, 4, 4),
         r'tensor of shape \(4, 4, 3\)': torch.zeros(4, 4, 3, dtype=torch.uint8),
@@ -341,9 +343,10 @@ def test_bad_addresses_are_one_line(model, server) -> None:
         inference_detector(model, 'http://[::bad/a.jpg')
 
 
-def test_images_are_found_in_folders_and_patterns(tmp_path) -> None:
+def test_images_are_found_in_folders_and_patterns(tmp_path, monkeypatch) -> None:
     (tmp_path / 'sub').mkdir()
-    for name in ('b.PNG', 'a.jpg', 'notes.txt', 'sub/c.tif'):
+    (tmp_path / 'folder.jpg').mkdir()
+    for name in ('b.PNG', 'a.jpg', 'notes.txt', 'sub/c.tif', '._a.jpg'):
         (tmp_path / name).write_text('')
 
     def names(source) -> list[str]:
@@ -353,6 +356,9 @@ def test_images_are_found_in_folders_and_patterns(tmp_path) -> None:
     assert names(f'{tmp_path}/**/*.tif') == ['c.tif']
     assert names(tmp_path / 'notes.txt') == ['notes.txt']  # what is named is taken
     assert find_images('HTTP://host/a.jpg') == ['HTTP://host/a.jpg']
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for source in ('~/a.jpg', '~/a*.jpg'):
+        assert find_images(source) == [str(tmp_path / 'a.jpg')]
     for nothing in (tmp_path / 'x.jpg', tmp_path / '*.gif'):
         with pytest.raises(DataError, match='no such file or folder'):
             find_images(nothing)

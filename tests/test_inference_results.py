@@ -195,6 +195,11 @@ def test_a_list_is_written_as_it_comes_and_whole_or_not_at_all(tmp_path: Path) -
     with JsonList(path):
         pass
     assert json.loads(path.read_text()) == []
+    with pytest.raises(DataError, match=r'list\.json: cannot be written'), JsonList(path) as file:
+        file._file.close()
+        # fails where its buffer is written
+        file._file = open('/dev/full', 'w')  # noqa: SIM115
+    assert len(list(path.parent.iterdir())) == 1
     with pytest.raises(KeyError), JsonList(path) as file:
         file.extend([1])
         raise KeyError

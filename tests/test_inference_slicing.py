@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -213,6 +214,27 @@ def test_the_rules_of_merging() -> None:
     for wrong in (dict(metric='giou'), dict(kind='wbf')):
         with pytest.raises(ConfigError, match='expected'):
             merged(twice, [0.5, 0.9], [0, 1], **wrong)
+
+
+def test_many_detections_are_merged_in_seconds() -> None:
+    rng, number = np.random.default_rng(0), 20_000
+    windows = slice_windows(8000, 8000, 640)
+    index = rng.integers(0, len(windows), number)
+    corners = np.array(windows)[index, :2] + rng.uniform(0, 600, (number, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(10, 40, (number, 2))], 1)
+    start = time.perf_counter()
+    keep = merged(boxes, rng.random(number), index)
+    assert time.perf_counter() - start < 15  # a comparison of each with all takes a minute
+    assert number * 0.8 < len(keep) < number
+
+
+def test_a_panoptic_model_is_told_that_it_gives_instances_only(monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr('mmdet_r2.apis.slicing.print_log', lambda text, **_: said.append(text))
+    detector = BlobDetector()
+    detector.panoptic_fusion_head = None
+    slice_inference(detector, np.zeros((50, 50, 3), np.uint8))
+    assert len(said) == 1 and 'no panoptic map' in said[0]
 
 
 def test_soft_merging_lowers_scores_by_the_overlap() -> None:

@@ -59,6 +59,12 @@ def test_what_image_demo_needs_is_said_in_a_line(
         return capsys.readouterr().err
 
     assert "argument --batch-size: '0'; expected a whole number" in said('--batch-size', 0)
+    assert "argument --num-workers: '-1'; expected a whole number" in said('--num-workers', -1)
+    weights = (files['checkpoint'], '--device', 'cpu')
+    assert "palette 'pink'" in said(*weights, '--palette', 'pink')
+    assert 'no display' in said(*weights, '--show')
+    assert 'none.json: No such file' in said(*weights, '--ann-file', 'none.json')
+    assert names(tmp_path) == []
     assert 'toy.py: no published weights belong to this config; give a checkpoint' in said()
 
 
@@ -148,7 +154,8 @@ def test_image_demo_without_images_is_a_users_error(
     assert run(monkeypatch, repo, 'demo/image_demo.py', tmp_path / images, *args) == 2
     assert capsys.readouterr().err.count('\n') == 1
     assert run(monkeypatch, repo, 'demo/image_demo.py', files['images'] / 'broken.jpg', *args) == 2
-    assert 'broken.jpg' in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert 'broken.jpg' in said.err and 'broken.jpg' not in said.out  # once
     assert names(tmp_path) == []  # no empty predictions, no temporary file
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -134,6 +135,7 @@ def test_the_demo_keeps_rate_and_size(files, repo, tmp_path, monkeypatch, capsys
         ('empty.mp4', [], 'empty.mp4: not a video that OpenCV can read'),
         ('in.avi', ['--out', 'a.gif'], 'a.gif: videos are written into files that end in .avi'),
         ('in.avi', ['--out', 'toy.pth/a.mp4'], 'a.mp4: cannot be written'),
+        ('in.avi', ['--out', 'in.avi'], 'in.avi is the video itself'),
         ('in.avi', None, 'give --out, --json or --show'),
     ],
 )
@@ -158,6 +160,26 @@ def test_a_video_that_ends_too_soon_gives_what_can_be_read(
     printed = capsys.readouterr().out
     left = Video.open(tmp_path / 'o.avi').frames
     assert 5 < left < FRAMES and f'{left} frames' in printed
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+from mmdet_r2.apis.video import VideoWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+with VideoWriter(sys.argv[1], 25, 320, 240) as writer:
+    for i in range(60):
+        writer.write(np.random.default_rng(i).integers(0, 255, (240, 320, 3), dtype=np.uint8))
+"""
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.avi', '.mkv', '.webm'])
+def test_a_video_that_the_disk_does_not_hold(tmp_path, suffix) -> None:
+    path = tmp_path / f'a{suffix}'
+    done = subprocess.run([sys.executable, '-c', FULL, str(path)], capture_output=True, text=True)
+    assert f'DataError: {path}: cannot be written to its end' in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.name != 'posix' or os.geteuid() == 0, reason='root may write anywhere')

@@ -18,6 +18,7 @@ import torch
 from mmengine.structures import InstanceData, PixelData
 
 from mmdet_r2.errors import ConfigError
+from mmdet_r2.files import write_image
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.masks import encode_rle
 from mmdet_r2.structures.panoptic import INSTANCE_OFFSET, segments
@@ -104,6 +105,17 @@ def test_file_of_results(findings: web.Findings) -> None:
     assert coco_mask.area(result['segmentation']) == 300
     assert (content['height'], content['width']) == (40, 60)
     assert [s['area'] for s in content['segments_info']] == [240, 300, 200]
+    # one file for all positions of the slider, gone with the findings
+    assert findings.write_json(0.3) == str(path) and len(list(path.parent.iterdir())) == 1
+    findings.folder.cleanup()
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize('host, port', [('127.0.0.1', 99999), ('300.1.1.1', 0)])
+def test_an_address_that_cannot_be_served(host: str, port: int) -> None:
+    shelf = web.Shelf({'a': web.Choice('a', None)})
+    with pytest.raises(ConfigError, match=f'port {port} of {host} cannot be used'):
+        web.serve(shelf, host=host, port=port)
 
 
 def test_the_detector_reads_the_file_whatever_it_holds(tmp_path: Path) -> None:
@@ -113,7 +125,7 @@ def test_the_detector_reads_the_file_whatever_it_holds(tmp_path: Path) -> None:
     assert web.image_field().preprocess(None) is None
 
 
-def test_shelf_keeps_the_models_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shelf_keeps_the_models_used_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
 
     def load(config: str, checkpoint: str, device: str) -> SimpleNamespace:
@@ -127,14 +139,15 @@ def test_shelf_keeps_the_models_used_last(monkeypatch: pytest.MonkeyPatch) -> No
     )
     monkeypatch.setattr(web, 'init_detector', load)
     monkeypatch.setattr(web, 'inference_detector', lambda model, image, masks: sample)
-    monkeypatch.setattr(web.mmcv, 'imread', lambda *_, **__: np.zeros((4, 4, 3), np.uint8))
+    image = tmp_path / 'x.png'
+    write_image(image, np.zeros((4, 4, 3), np.uint8))
     shelf = web.Shelf({name: web.Choice(name, None) for name in 'abc'}, 'cpu', keep=2)
     for name in 'abacab':
-        found = shelf.detect(name, 'x.jpg')
+        found = shelf.detect(name, str(image))
         assert found.model == name and found.table(0, web.BOXES)[1] == []
     assert loaded == ['a', 'b', 'c', 'b']  # b made room for c, not a, which was used since
     with pytest.raises(ConfigError, match="'d'"):
-        shelf.detect('d', 'x.jpg')
+        shelf.detect('d', str(image))
     with pytest.raises(ConfigError, match='--keep 0'):
         web.Shelf(shelf.choices, keep=0)
 

@@ -1,6 +1,7 @@
 """What the scripts in ``demo/`` share on their command lines."""
 
 import argparse
+from collections.abc import Callable
 
 from mmengine.config import DictAction
 from torch import nn
@@ -16,15 +17,21 @@ def demo_parser(description: str | None) -> argparse.ArgumentParser:
     )
 
 
-def at_least_one(text: str) -> int:
-    """A count, for ``type`` of an argument."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text!r}; expected a whole number of 1 or more')
-    return number
+def count_from(least: int) -> Callable[[str], int]:
+    """A whole number of at least ``least``, for ``type`` of an argument."""
+
+    def count(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(
+                f'{text!r}; expected a whole number of {least} or more'
+            )
+        return number
+
+    return count
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +50,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.3,
         help='leave out findings of at most this score (0.3)',
     )
-    add('--batch-size', type=at_least_one, default=1, help='images computed at once (1)')
+    add('--batch-size', type=count_from(1), default=1, help='images computed at once (1)')
     add('--palette', default='none', help="colours: coco, voc, random; none: the checkpoint's")
     add(
         '--cfg-options',

@@ -27,6 +27,7 @@ LIMIT_VARIABLE = 'MMDET_R2_MAX_PIXELS'
 MAX_PIXELS = 200_000_000
 _MAX_DOWNLOAD = 2**29
 _TIMEOUT = 30.0
+_COLOUR_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != '.pgm')
 _KINDS = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Tensor, PIL.Image.Image)
 
 
@@ -48,12 +49,15 @@ class ImageSource:
     @property
     def stem(self) -> str | None:
         """The file's name without suffix, None for what was no file."""
-        return None if self.path is None else Path(_file_name(self.path)).stem
+        return None if self.path is None else os.path.splitext(_file_name(self.path))[0]
 
     @property
-    def file_name(self) -> str | None:
-        """The file's name without folders, None for what was no file."""
-        return None if self.path is None else _file_name(self.path)
+    def drawing_suffix(self) -> str:
+        """Of a drawing of it: the file's own, unless a drawing does not go into such a file."""
+        if self.path is None:
+            return '.jpg'
+        suffix = os.path.splitext(_file_name(self.path))[1]
+        return suffix if suffix.lower() in _COLOUR_SUFFIXES else '.png'
 
     def fetch(self) -> None:
         """Download what is an address, once."""
@@ -124,11 +128,16 @@ def find_images(source: str | os.PathLike[str]) -> list[str]:
         DataError: there are none.
     """
     text = os.fspath(source)
-    path = Path(text).expanduser()
-    if is_url(text) or path.is_file():
+    if is_url(text):
         return [text]
+    path = Path(text).expanduser()
+    if path.is_file():
+        return [str(path)]
     if path.is_dir():
-        found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        try:
+            found = sorted(str(p) for p in path.iterdir() if _is_image_file(p))
+        except OSError as error:
+            raise DataError(f'{text}: the folder cannot be read ({error.strerror}).') from None
         if not found:
             raise DataError(f'{text}: the folder has no images ({", ".join(SUFFIXES)}).')
         return found
@@ -174,8 +183,13 @@ def max_pixels() -> int:
         return MAX_PIXELS
     try:
         return int(float(text))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f'{LIMIT_VARIABLE}={text}: expected a number of pixels.') from None
+
+
+def _is_image_file(path: Path) -> bool:
+    hidden = path.name.startswith('.')  # macOS puts ._a.jpg beside a.jpg
+    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
 
 
 def _check_size(size: tuple[int, int] | None, name: str) -> None:

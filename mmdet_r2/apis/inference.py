@@ -17,6 +17,7 @@ from ..errors import CheckpointError, ConfigError
 from ..inference import prepare_for_inference
 from ..registry import DATASETS, MODELS, TRANSFORMS, init_scope
 from ..structures import DetDataSample
+from ..visualization import get_palette
 from ..zoo import classes_differ, load_checkpoint, weights_of
 from .images import Image, is_image
 from .stream import Masks, Pipeline, TestPipeline, stream
@@ -54,10 +55,11 @@ def init_detector(
         (``classes`` and ``palette``; those stored with the checkpoint come before the config's).
 
     Raises:
-        ConfigError: the config cannot be used, or there is no such device.
+        ConfigError: the config cannot be used, or there is no such device or palette.
         CheckpointError: the checkpoint is unreadable, leaves parts of the model without weights, or
             has other classes than the model; 'auto', and no weights were published.
     """
+    get_palette(palette, 1)  # a wrong one is refused before anything is fetched
     if checkpoint == 'auto':
         checkpoint = weights_of(config)
     cfg = load_config(config, cfg_options)

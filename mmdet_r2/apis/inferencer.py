@@ -235,8 +235,8 @@ class DetInferencer:
         self, drawing: np.ndarray, source: ImageSource, out_dir: str | os.PathLike[str]
     ) -> str:
         names = self._drawing_names.setdefault(os.fspath(out_dir), Names())
-        stem, suffix = os.path.splitext(source.file_name or f'{names.count:08d}.jpg')
-        path = Path(out_dir) / 'vis' / names.new(stem, suffix)
+        stem = source.stem or f'{names.count:08d}'
+        path = Path(out_dir) / 'vis' / names.new(stem, source.drawing_suffix)
         write_image(path, drawing)
         return str(path)
 

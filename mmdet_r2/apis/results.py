@@ -250,10 +250,14 @@ class JsonList:
                 self._file.close()
             self._temporary.unlink(missing_ok=True)
             return
-        with writing(self.path):
-            self._file.write('\n]\n')
-            self._file.close()
-            os.replace(self._temporary, self.path)
+        try:
+            with writing(self.path), self._file:
+                self._file.write('\n]\n')
+            with writing(self.path):
+                os.replace(self._temporary, self.path)
+        except DataError:
+            self._temporary.unlink(missing_ok=True)
+            raise
 
 
 def _annotation_file(path: str | os.PathLike[str]) -> '_AnnotationFile':

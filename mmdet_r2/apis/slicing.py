@@ -1,10 +1,12 @@
 """Detection in large images, window by window."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -75,6 +77,12 @@ def slice_inference(
             :func:`~mmdet_r2.apis.inference_detector`.
     """
     check_merging(merge_metric, merge_nms_type)
+    if hasattr(model, 'panoptic_fusion_head'):
+        print_log(
+            'slice_inference: gives instances only, no panoptic map, also of a panoptic model.',
+            logger='current',
+            level=logging.WARNING,
+        )
     pipeline = image_pipeline(model, test_pipeline, tta)
     source = img if isinstance(img, ImageSource) else image_source(img, 'img')
     loader: LoadImageFromFile | None = None

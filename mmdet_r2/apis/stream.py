@@ -260,11 +260,20 @@ def _prepare(
         else:
             image = source.decode()
             results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
-        data = pipeline(results)
-        if data is None:
-            raise DataError(f'{source.name}: the test pipeline gave nothing for this image.')
+        data = _transformed(pipeline, results, source.name)
     except DataError as error:
         if not skip:
             raise
         return Result(index, source, error=error), None
     return Result(index, source), data
+
+
+def _transformed(pipeline: Pipeline, results: dict, name: str) -> dict:
+    try:
+        data = pipeline(results)
+    except cv2.error as error:  # where scaling leaves nothing of a strip of few pixels
+        reason = error.err or ' '.join(str(error).split())
+        raise DataError(f'{name}: the test pipeline fails on this image ({reason}).') from None
+    if data is None:
+        raise DataError(f'{name}: the test pipeline gave nothing for this image.')
+    return data

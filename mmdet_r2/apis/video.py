@@ -100,7 +100,7 @@ class VideoWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(f'.{self.path.stem}.{os.getpid()}{suffix}')
         code = cv2.VideoWriter.fourcc(*_CODECS[suffix])
-        self._size = (width, height)
+        self._size, self._frames = (width, height), 0
         self._writer = cv2.VideoWriter(str(self._temporary), code, fps, self._size)
         if not self._writer.isOpened():
             self._temporary.unlink(missing_ok=True)
@@ -114,6 +114,7 @@ class VideoWriter:
         if frame.shape[1::-1] != self._size:  # OpenCV would leave it out without a word
             frame = cv2.resize(frame, self._size)
         self._writer.write(frame)
+        self._frames += 1
 
     def __enter__(self) -> 'VideoWriter':
         return self
@@ -125,11 +126,21 @@ class VideoWriter:
         trace: TracebackType | None,
     ) -> None:
         self._writer.release()
-        if kind is None:
-            with writing(self.path):
-                os.replace(self._temporary, self.path)
-        else:
+        try:
+            if kind is None:
+                self._check_written()
+                with writing(self.path):
+                    os.replace(self._temporary, self.path)
+        finally:
             self._temporary.unlink(missing_ok=True)
+
+    def _check_written(self) -> None:
+        """OpenCV says nothing of a disk that is full; what it leaves then has no index."""
+        capture = cv2.VideoCapture(str(self._temporary), cv2.CAP_FFMPEG)
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        capture.release()
+        if self._frames and count <= 0:
+            raise DataError(f'{self.path}: cannot be written to its end; is the disk full?')
 
 
 def video_inference(

@@ -10,11 +10,10 @@ import socket
 import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import mmcv
 import numpy as np
 from mmengine.structures import InstanceData
 from torch import nn
@@ -23,6 +22,7 @@ from ..errors import ConfigError, UserError
 from ..structures import DetDataSample
 from ..structures.panoptic import INSTANCE_OFFSET
 from ..visualization import draw_instances, draw_panoptic, get_palette
+from .images import ImageSource
 from .inference import inference_detector, init_detector
 from .results import coco_results
 
@@ -32,6 +32,8 @@ except ImportError:
     raise ConfigError(
         'the web demo needs gradio: pip install gradio (or python3 tools/install.py --extras web).'
     ) from None
+
+_KEPT = 3600  # seconds
 
 BOXES_AND_MASKS, BOXES, MASKS, PANOPTIC = 'boxes and masks', 'boxes', 'masks', 'panoptic map'
 
@@ -76,11 +78,11 @@ class Shelf:
         """
         if name not in self.choices:
             raise ConfigError(f'no model is called {name!r}; choose one of the list.')
+        pixels = ImageSource(image, image).decode()
         with self._lock:
             model = self._model(name)
-            sample = cast(DetDataSample, inference_detector(model, image, masks='rle'))
-        pixels = mmcv.imread(image, channel_order='rgb')
-        return Findings.of(name, image, pixels, sample, cast(dict, model.dataset_meta))
+            sample = cast(DetDataSample, inference_detector(model, pixels, masks='rle'))
+        return Findings.of(name, image, pixels[..., ::-1], sample, cast(dict, model.dataset_meta))
 
     def _model(self, name: str) -> nn.Module:
         if name not in self._loaded:
@@ -99,7 +101,8 @@ class Findings:
 
     ``pixels`` (H, W, 3) uint8 RGB; ``instances`` ``bboxes`` (n, 4) xyxy in its pixels, ``scores``,
     ``labels`` and, of a mask model, ``masks`` as n COCO RLE; ``panoptic`` (H, W) label + number *
-    ``INSTANCE_OFFSET`` with ``segments``, of a panoptic model, else None.
+    ``INSTANCE_OFFSET`` with ``segments``, of a panoptic model, else None; ``folder`` of files to be
+    downloaded, which goes with the findings.
     """
 
     model: str
@@ -110,6 +113,9 @@ class Findings:
     segments: list[dict[str, Any]]
     classes: Sequence[str]
     palette: Any
+    folder: tempfile.TemporaryDirectory = field(
+        default_factory=lambda: tempfile.TemporaryDirectory(prefix='mmdet_r2-')
+    )
 
     @classmethod
     def of(
@@ -187,7 +193,7 @@ class Findings:
 
     def write_json(self, threshold: float) -> str:
         """Write the instances above the threshold as COCO results, and the segments of a panoptic
-        map; the path of the file, in a folder of its own.
+        map; the path of the file.
         """
         name = Path(self.file).name
         sample = DetDataSample(metainfo=dict(img_path=name, img_id=0, ori_shape=self.pixels.shape))
@@ -200,7 +206,7 @@ class Findings:
             results=coco_results(sample, classes=self.classes),
             segments_info=[dict(each, name=self._name(each['label'])) for each in self.segments],
         )
-        path = Path(tempfile.mkdtemp(prefix='mmdet_r2-')) / f'{Path(name).stem}.json'
+        path = Path(self.folder.name) / f'{Path(name).stem}.json'
         path.write_text(json.dumps(content, indent=1) + '\n')
         return os.fspath(path)
 
@@ -222,7 +228,7 @@ def image_field() -> gr.Image:
 
 def _error(text: str) -> gr.Error:
     """What the page says for long enough to be read, and the terminal does not."""
-    return gr.Error(text, duration=30, print_exception=False)
+    return gr.Error(text, duration=10, print_exception=False)
 
 
 def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
@@ -233,9 +239,12 @@ def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
         threshold: score at which the slider starts.
     """
     names = list(shelf.choices)
-    with gr.Blocks(title='mmdet_r2', analytics_enabled=False) as app:
+    # gradio's copies of images and files, too, are removed after the hour that results are kept
+    with gr.Blocks(
+        title='mmdet_r2', analytics_enabled=False, delete_cache=(_KEPT // 6, _KEPT)
+    ) as app:
         gr.Markdown('# mmdet_r2\nChoose a model, drop an image, press Detect.')
-        found = gr.State(None, time_to_live=3600)  # of each visitor
+        found = gr.State(None, time_to_live=_KEPT)  # of each visitor
         with gr.Row():
             with gr.Column(scale=1):
                 name = gr.Dropdown(names, value=names[0], label='Model', filterable=True)
@@ -316,13 +325,13 @@ def serve(
         port: 0 takes a free one.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or there is no such host or port.
     """
-    if port == 0:
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            port = probe.getsockname()[1]
     try:
+        if port == 0:
+            with socket.socket() as probe:
+                probe.bind((host, 0))
+                port = probe.getsockname()[1]
         build_app(shelf, threshold).launch(
             server_name=host,
             server_port=port,
@@ -331,7 +340,7 @@ def serve(
             prevent_thread_lock=True,
             footer_links=[],
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise ConfigError(f'port {port} of {host} cannot be used: {error}') from None
     print(f'Serving {len(shelf.choices)} models on http://{host}:{port} (Ctrl-C stops)', flush=True)
     try:

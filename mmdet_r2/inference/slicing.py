@@ -12,6 +12,8 @@ they score.
 Shape legend: N detections of all windows.
 """
 
+import heapq
+
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -113,24 +115,63 @@ def merge_detections(
     check_merging(metric, kind)
     boxes, scores = boxes.astype(np.float64), scores.astype(np.float64)
     group = np.zeros_like(labels) if class_agnostic else labels
-    left = np.lexsort((-scores, cut))  # whole ones first
+    rank = np.empty(len(boxes), np.int64)
+    rank[np.lexsort((-scores, cut))] = np.arange(len(boxes))
+    near = _Near(boxes, windows)
+    waiting = scores >= (min_score if kind == 'soft_nms' else -np.inf)
+    # whole ones first, then the best; of equal ones the first
+    heap = list(zip(cut.tolist(), (-scores).tolist(), rank.tolist(), range(len(boxes))))
+    heapq.heapify(heap)
     kept = []
-    while len(left):
-        # soft suppression changes the order
-        best = 0 if kind == 'nms' else int(np.lexsort((-scores[left], cut[left]))[0])
-        i = left[best]
+    while heap:
+        _, score, _, i = heapq.heappop(heap)
+        if not waiting[i] or -score != scores[i]:
+            continue  # suppressed, or in the heap again with its lower score
+        waiting[i] = False
         kept.append(i)
-        left = np.delete(left, best)
-        overlap = _overlaps(boxes[i], boxes[left], metric)
-        rival = (overlap > threshold) & (group[left] == group[i]) & (windows[left] != windows[i])
+        others = near.of(windows[i])
+        others = others[waiting[others] & (group[others] == group[i])]
+        overlap = _overlaps(boxes[i], boxes[others], metric)
+        rival = overlap > threshold
+        others = others[rival]
         if kind == 'nms':
-            left = left[~rival]
-        else:
-            scores[left[rival]] *= 1 - overlap[rival]
-            left = left[scores[left] >= min_score]
+            waiting[others] = False
+            continue
+        scores[others] *= 1 - overlap[rival]
+        waiting[others] = scores[others] >= min_score
+        for k in others[waiting[others]].tolist():
+            heapq.heappush(heap, (bool(cut[k]), -float(scores[k]), int(rank[k]), k))
     index = np.array(kept, np.int64)
     index = index[np.argsort(-scores[index], kind='stable')]
     return index, scores[index]
+
+
+class _Near:
+    """For each window, the detections of others that may overlap its own: those of windows whose
+    detections reach into the area that its detections span. Of ten thousand detections in a large
+    image that leaves some hundred to compare each one with.
+    """
+
+    def __init__(self, boxes: np.ndarray, windows: np.ndarray) -> None:
+        order = np.argsort(windows, kind='stable')
+        self._names, starts = np.unique(windows[order], return_index=True)
+        self._members = np.split(order, starts[1:])
+        self._spans = np.array(
+            [[*boxes[m, :2].min(0), *boxes[m, 2:].max(0)] for m in self._members if len(m)]
+        ).reshape(-1, 4)
+        self._of: dict[int, np.ndarray] = {}
+
+    def of(self, window: int) -> np.ndarray:
+        """Indices (n,) of the detections."""
+        if window not in self._of:
+            k = np.searchsorted(self._names, window)
+            x1, y1, x2, y2 = self._spans.T
+            left, top, right, bottom = self._spans[k]
+            meet = (x1 < right) & (x2 > left) & (y1 < bottom) & (y2 > top)
+            meet[k] = False
+            found = [self._members[j] for j in np.flatnonzero(meet)]
+            self._of[window] = np.concatenate([np.zeros(0, np.int64), *found])
+        return self._of[window]
 
 
 def check_merging(metric: str, kind: str) -> None:

@@ -44,7 +44,7 @@ def draw_instances(
         alpha: opacity of the ground under the text; masks have half of it, so that the object
             remains to be seen.
     """
-    image = np.ascontiguousarray(image).copy()
+    image = np.array(image, order='C')
     number = len(instances)
     if not number:
         return image
@@ -55,9 +55,7 @@ def draw_instances(
         masks = _masks(instances.masks)
         colors = mask_colors or box_colors
         for i in order:
-            mask = masks[i]  # run lengths are decoded one at a time: all together may be gigabytes
-            mask = coco_mask.decode(mask) if isinstance(mask, dict) else np.asarray(mask)
-            _draw_mask(image, mask, colors[labels[i]], alpha / 2)
+            _draw_mask(image, masks[i], colors[labels[i]], alpha / 2)
     if 'bboxes' not in instances:
         return image
     boxes = _array(instances.bboxes).astype(float)
@@ -99,7 +97,7 @@ def draw_panoptic(
         colors, text_colors: RGB of each label; text is light grey by default.
         alpha: opacity of the ground under the text; segments have half of it.
     """
-    image = np.ascontiguousarray(image).copy()
+    image = np.array(image, order='C')
     panoptic = _array(sem_seg)
     panoptic = panoptic.reshape(panoptic.shape[-2:])
     if panoptic.shape != image.shape[:2]:
@@ -152,19 +150,29 @@ def _draw_text_inside(
     _draw_text(image, text, corner, color, alpha)
 
 
-def _draw_mask(image: np.ndarray, mask: np.ndarray, color: Color, alpha: float) -> None:
-    """Tint the pixels of ``mask`` (H, W) bool, and outline them in full colour."""
-    mask = np.ascontiguousarray(mask, dtype=np.uint8)
-    if mask.shape != image.shape[:2]:
-        raise ValueError(f'mask of shape {mask.shape} for an image of shape {image.shape[:2]}')
-    x, y, width, height = cv2.boundingRect(mask)
-    if width == 0:
+def _draw_mask(image: np.ndarray, mask: Any, color: Color, alpha: float) -> None:
+    """Tint the pixels of ``mask``, (H, W) bool or run lengths, and outline them in full colour.
+
+    Run lengths are decoded here, one after the other: all together may be gigabytes. All but the
+    decoding is done in the object's window alone, which is small in a large photo.
+    """
+    shape = tuple(mask['size']) if isinstance(mask, dict) else np.shape(mask)
+    if shape != image.shape[:2]:
+        raise ValueError(f'mask of shape {shape} for an image of shape {image.shape[:2]}')
+    if isinstance(mask, dict):
+        x, y, width, height = coco_mask.toBbox(mask).astype(int).tolist()
+        mask = coco_mask.decode(mask)
+    else:
+        mask = np.ascontiguousarray(mask, dtype=np.uint8)
+        x, y, width, height = cv2.boundingRect(mask)
+    if width == 0 or height == 0:
         return
-    inside = mask[y : y + height, x : x + width].astype(bool)
+    part = np.ascontiguousarray(mask[y : y + height, x : x + width])
+    inside = part.astype(bool)
     window = image[y : y + height, x : x + width]
     tinted = window[inside] * (1 - alpha) + np.array(color) * alpha
     window[inside] = tinted.round().astype(np.uint8)
-    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outlines, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(x, y))
     cv2.drawContours(image, outlines, -1, color, 1)
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import pyplot
 from mmengine.visualization import Visualizer
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.files import write_image
 from mmdet_r2.registry import VISUALIZERS
 from mmdet_r2.structures import DetDataSample
@@ -14,6 +16,19 @@ from mmdet_r2.structures.panoptic import INSTANCE_OFFSET
 
 from .drawing import draw_instances, draw_panoptic
 from .palette import Color, get_palette
+
+# Backends of matplotlib that only make files.
+_NO_WINDOWS = ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template')
+
+
+def check_display() -> None:
+    """Raise a ConfigError where no window can be opened."""
+    backend = pyplot.get_backend()
+    if backend.lower() in _NO_WINDOWS:
+        raise ConfigError(
+            f'no window can be opened: matplotlib finds no display (its backend is {backend}); '
+            'have the drawings written into files instead of shown.'
+        )
 
 
 @VISUALIZERS.register_module()
@@ -116,7 +131,26 @@ class DetLocalVisualizer(Visualizer):
             elif 'pred_instances' in data_sample:
                 found = data_sample.pred_instances.cpu()
                 views.append(self._draw(image, found[found.scores > pred_score_thr]))
+        if len(views) == 1:
+            return views[0]
         return np.concatenate(views, axis=1) if views else np.asarray(image)
+
+    def show(
+        self,
+        drawn_img: np.ndarray | None = None,
+        win_name: str = 'image',
+        wait_time: float = 0.0,
+        continue_key: str = ' ',
+        backend: str = 'matplotlib',
+    ) -> None:
+        """mmengine's window with a drawing.
+
+        Raises:
+            ConfigError: there is no display, on which mmengine would wait for ever for a key.
+        """
+        if backend == 'matplotlib':
+            check_display()
+        super().show(drawn_img, win_name, wait_time, continue_key, backend)
 
     def _draw(self, image: np.ndarray, instances: Any) -> np.ndarray:
         # the property gives None on processes other than the main one
