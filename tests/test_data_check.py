@@ -14,10 +14,11 @@ import pycocotools.mask as coco_mask
 import pytest
 from PIL import Image
 
-from mmdet_r2.datasets import check
+from mmdet_r2.datasets import CustomDataset, ImageAnnotations, check
 from mmdet_r2.datasets.check import KINDS
 from mmdet_r2.datasets.check.objects import _decode_counts, object_problems
 from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.registry import DATASETS
 
 W, H = 64, 48
 
@@ -328,6 +329,44 @@ def test_user_errors(repo, tmp_path):
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
 
 
+def test_the_training_file_is_no_validation_file(repo, tmp_path, monkeypatch):
+    write_sound(tmp_path, 'train', 'a', 0)
+    script = runpy.run_path(str(repo / 'tools' / 'misc' / 'check_dataset.py'))
+    monkeypatch.chdir(tmp_path)
+    arguments = ['check', 'train.json', '--val', str(tmp_path / 'train.json')]
+    monkeypatch.setattr(sys, 'argv', arguments)
+    with pytest.raises(DataError, match='is the training file itself'):
+        script['main']()
+
+
+@pytest.mark.parametrize(
+    ('place', 'value', 'message'),
+    [
+        (('annotations',), None, ''),
+        (('images', 0), [1], 'image-malformed'),
+        (('images', 0, 'width'), 10**30, 'image-size-missing'),
+        (('annotations', 0), None, 'annotation-malformed'),
+        (('annotations', 0, 'category_id'), {}, 'category-unknown'),
+        (('annotations', 0, 'image_id'), [1], 'image-unknown'),
+        (('annotations', 0, 'segmentation'), dict(size=5, counts=[1]), 'rle-bad'),
+        (('annotations', 0, 'segmentation'), [[1e9, 1, 2, 3, 1e9, 5]], 'polygon-not-finite'),
+        (('categories', 0, 'name'), 7, 'category-malformed'),
+    ],
+)
+def test_values_of_a_wrong_kind_are_found_and_corrected(tmp_path, place, value, message):
+    content = write_sound(tmp_path, 'train', 'ab', 0)
+    *path, last = place
+    node = content
+    for key in path:
+        node = node[key]
+    node[last] = value
+    subject = check.Subject('train', content, str(tmp_path / 'train'))
+    kinds = [f.kind for f in check.check_subjects([subject], workers=1)['train']]
+    assert (message in kinds) == bool(message)
+    fixed, _ = check.fix_content(subject)
+    assert not check.problems(check.check_subjects([fixed], workers=1)['train'])
+
+
 def test_images_not_found_ask_for_the_folder(tmp_path):
     content = write_sound(tmp_path / 'deep' / 'er', 'train', 'a', 0)
     (tmp_path / 'ann' / 'x').mkdir(parents=True)
@@ -392,6 +431,49 @@ class TestConfig:
         assert [(f.kind, f.file) for f in check.problems(found)] == [('file-missing', 'b.jpg')]
         assert check.statistics(subjects[0]).per_class == {'cat': 1, 'dog': 2}
         assert '3 objects' in remarks[0]
+
+    def test_a_class_without_a_file_for_two_loaders(self, config, tmp_path):
+        @DATASETS.register_module(force=True)
+        class NoFile(CustomDataset):
+            classes = ('cat', 'dog')
+
+            def load_images(self):
+                for path in Path(self.data_prefix['img']).glob('*.jpg'):
+                    yield ImageAnnotations(path.name, [[1, 1, 9, 9]], ['dog'])
+
+        for name in ('train', 'val'):
+            settings = dict(type='NoFile', data_prefix=dict(img=str(tmp_path / name)))
+            config[f'{name}_dataloader'] = dict(dataset=settings)
+        (tmp_path / 'train' / 'c.jpg').write_bytes((tmp_path / 'val' / 'x.jpg').read_bytes())
+        del config['test_dataloader']
+        subjects, _ = check.config_subjects(config)
+        found = check.check_subjects(subjects, workers=1)
+        assert [name.split(',')[0] for name in found] == ['NoFile (train', 'NoFile (val']
+        assert [[f.kind for f in check.problems(own)] for own in found.values()] == [
+            ['leak-content'], [],
+        ]  # fmt: skip
+
+    def test_corrected_files_of_one_name_do_not_replace_each_other(self, run, tmp_path):
+        datasets = []
+        for folder in ('one', 'two'):
+            (tmp_path / folder).mkdir()
+            content = write_sound(tmp_path / folder, 'train', 'ab', len(datasets))
+            content['images'][0]['file_name'] = 'C:/a.jpg'
+            (tmp_path / folder / 'train.json').write_text(json.dumps(content))
+            datasets.append(
+                f"dict(type='CocoDataset', ann_file={str(tmp_path / folder / 'train.json')!r}, "
+                f'data_prefix=dict(img={str(tmp_path / folder / "train")!r}), '
+                "metainfo=dict(classes=('cat', 'dog')))"
+            )
+        (tmp_path / 'config.py').write_text(
+            "train_dataloader = dict(dataset=dict(type='ConcatDataset', "
+            f'datasets=[{", ".join(datasets)}]))\n'
+        )
+        code, said = run(tmp_path / 'config.py', '--fix', tmp_path / 'fixed', '--workers', 1)
+        assert code == 1 and said.count('clean') == 2
+        assert sorted(p.name for p in (tmp_path / 'fixed').iterdir()) == [
+            'train.json', 'train_2.json',
+        ]  # fmt: skip
 
     def test_classes_of_the_config(self, config):
         inner = config['train_dataloader']['dataset']['dataset']

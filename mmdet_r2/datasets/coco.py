@@ -16,7 +16,14 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch.utils.data import get_worker_info
 
-from mmdet_r2.datasets.coco_annotations import MALFORMED, Tally, annotation_problem, plausible_mask
+from mmdet_r2.datasets.coco_annotations import (
+    MALFORMED,
+    Tally,
+    annotation_problem,
+    is_id,
+    is_size,
+    plausible_mask,
+)
 from mmdet_r2.datasets.metainfo import COCO_METAINFO, palette_for
 from mmdet_r2.datasets.transforms import LoadAnnotations, LoadImageFromFile, UnreadableImageError
 from mmdet_r2.datasets.transforms.loading import usable_mask
@@ -99,8 +106,9 @@ class CocoDataset(BaseDataset):
         self.backend_args = backend_args
         self.allow_missing_classes = allow_missing_classes
         self.max_unreadable = max_unreadable
-        self.cat_ids: list[int | None] = []  # category id of each label, None: not in the file
-        self.cat2label: dict[int, int] = {}
+        # Category id of each label, None: not in the file.
+        self.cat_ids: list[int | str | None] = []
+        self.cat2label: dict[int | str, int] = {}
         if unknown := set(filter_cfg or ()) - _FILTERS:
             raise ConfigError(
                 f'filter_cfg has the unknown key {min(unknown)!r}, '
@@ -197,8 +205,11 @@ class CocoDataset(BaseDataset):
         """Fill ``cat_ids`` and ``cat2label`` by name; differences are errors."""
         ids: dict[str, int] = {}
         for category in categories:
-            if not isinstance(category, dict) or not {'id', 'name'} <= category.keys():
-                raise DataError(f'{self._called}: category {category} has no id or no name')
+            sound = isinstance(category, dict) and isinstance(category.get('name'), str)
+            if not sound or not is_id(category.get('id')):
+                raise DataError(
+                    f'{self._called}: category {category} has no id or no name, a text'[:300]
+                )
             if category['name'] in ids:
                 raise DataError(
                     f'{self._called}: two categories are named {category["name"]!r} '
@@ -231,11 +242,13 @@ class CocoDataset(BaseDataset):
         by_image: dict[int, list[dict]] = defaultdict(list)
         seen = set()
         for annotation in annotations:
-            if not isinstance(annotation, dict) or 'image_id' not in annotation:
+            if not isinstance(annotation, dict) or not is_id(annotation.get('image_id')):
                 raise DataError(f'{self._called}: annotation without image_id: {annotation}'[:300])
             by_image[annotation['image_id']].append(annotation)
             number = annotation.get('id')
             if number is not None:
+                if not is_id(number):
+                    raise DataError(f'{self._called}: annotation id {number!r} is no number'[:300])
                 if number in seen:
                     raise DataError(
                         f'{self._called}: annotation id {number} occurs twice; '
@@ -247,7 +260,13 @@ class CocoDataset(BaseDataset):
     def _checked_images(self, images: list[dict]) -> Iterator[dict]:
         seen = set()
         for image in images:
+            if not isinstance(image, dict):
+                raise DataError(f'{self._called}: image {image!r} is no object'[:300])
             missing = {'id', 'file_name', 'width', 'height'} - set(image)
+            if not is_id(image.get('id')):
+                missing.add('id')
+            if not isinstance(image.get('file_name'), str):
+                missing.add('file_name')
             if missing:
                 raise DataError(
                     f'{self._called}: image {image.get("file_name", image.get("id"))} has no '
@@ -255,12 +274,11 @@ class CocoDataset(BaseDataset):
                 )
             if image['id'] in seen:
                 raise DataError(f'{self._called}: image id {image["id"]} occurs twice')
-            for side in (image['width'], image['height']):
-                if not isinstance(side, (int, float)) or side != side // 1 or side <= 0:
-                    raise DataError(
-                        f'{self._called}: image {image["file_name"]} has the size '
-                        f'{image["width"]} x {image["height"]}, expected two positive integers'
-                    )
+            if not is_size(image['width']) or not is_size(image['height']):
+                raise DataError(
+                    f'{self._called}: image {image["file_name"]} has the size '
+                    f'{image["width"]} x {image["height"]}, expected two positive integers'
+                )
             seen.add(image['id'])
             yield image
 
@@ -290,8 +308,8 @@ class CocoDataset(BaseDataset):
         """An instance, or None for an annotation to skip, counted if it is invalid."""
         tally, number = self._tally, annotation.get('id')
         category = annotation.get('category_id')
-        label = self.cat2label.get(category) if category is not None else None
-        if annotation.get('ignore', False) or category in self._other_cat_ids:
+        label = self.cat2label.get(category) if is_id(category) else None
+        if annotation.get('ignore', False) or (is_id(category) and category in self._other_cat_ids):
             return None
         problem = annotation_problem(annotation, width, height) if label is not None else MALFORMED
         if problem or label is None:

@@ -2,12 +2,25 @@
 
 import math
 from collections import defaultdict
+from typing import TypeGuard
+
+from mmdet_r2.datasets.transforms.loading import MAX_COORDINATE
 
 # What makes an annotation unusable, in the words of the report.
 _ZERO_SIZE = 'zero-size boxes'
 _NOT_FINITE = 'NaN or infinite numbers'
 _OUTSIDE = 'outside the image'
 MALFORMED = 'without a box of four numbers or a known category'
+
+
+def is_id(value: object) -> TypeGuard[int | str]:
+    """Whether an image, category or annotation can go by it."""
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def is_size(value: object) -> TypeGuard[float]:
+    """Whether a side of an image is a positive integer, as 2.0 is, and not absurdly large."""
+    return _is_number(value) and 0 < value <= MAX_COORDINATE and value == int(value)
 
 
 def annotation_problem(annotation: dict, width: int, height: int) -> str:
@@ -27,7 +40,7 @@ def annotation_problem(annotation: dict, width: int, height: int) -> str:
     return ''
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

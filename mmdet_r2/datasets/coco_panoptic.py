@@ -6,7 +6,7 @@ https://cocodataset.org/#format-data, "Panoptic Segmentation".
 from collections.abc import Mapping, Sequence
 
 from mmdet_r2.datasets.coco import CocoDataset, listing
-from mmdet_r2.datasets.coco_annotations import annotation_problem
+from mmdet_r2.datasets.coco_annotations import annotation_problem, is_id
 from mmdet_r2.datasets.metainfo import COCO_PANOPTIC_METAINFO
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import DATASETS
@@ -108,7 +108,7 @@ class CocoPanopticDataset(CocoDataset):
                     f'{self.ann_file}: an annotation without the list segments_info, so this is no '
                     f'panoptic annotation file: {annotation}'[:300]
                 )
-            if 'image_id' not in annotation:
+            if not is_id(annotation.get('image_id')):
                 raise DataError(f'{self.ann_file}: annotation without image_id: {annotation}'[:300])
             number = annotation['image_id']
             if number in by_image:
@@ -144,9 +144,9 @@ class CocoPanopticDataset(CocoDataset):
                 )
             seen.add(number)
             category = segment.get('category_id')
-            label = self.cat2label.get(category) if isinstance(category, int) else None
+            label = self.cat2label.get(category) if is_id(category) else None
             if label is None:
-                if category not in self._other_cat_ids:
+                if not is_id(category) or category not in self._other_cat_ids:
                     raise DataError(
                         f'{self.ann_file}: segment {number} of image {image["file_name"]} has the '
                         f'category_id {category}, which is not among the categories of the file'

@@ -8,6 +8,7 @@ Exit code 0: clean; 1: problems found; 2: the check could not be made.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mmengine.config import DictAction
 
 from mmdet_r2.config import load_config
 from mmdet_r2.datasets import check
-from mmdet_r2.errors import ConfigError, run_cli
+from mmdet_r2.errors import ConfigError, DataError, run_cli
 from mmdet_r2.files import write_json
 
 
@@ -54,9 +55,11 @@ def main() -> None:
     """Check, print, fix."""
     args = parse_args()
     config: Any = None
-    if args.source.endswith('.json'):
+    if args.source.lower().endswith('.json'):
         subjects = [check.load_subject(args.source, args.images, 'train')]
         if args.val:
+            if os.path.realpath(args.val) == os.path.realpath(args.source):
+                raise DataError(f'--val {args.val} is the training file itself')
             subjects.append(check.load_subject(args.val, args.val_images, 'val'))
     else:
         for option in ('images', 'val', 'val_images'):
@@ -67,38 +70,54 @@ def main() -> None:
         print(*remarks, sep='\n', end='\n' if remarks else '')
     found = check.check_subjects(subjects, args.workers, not args.no_decode)
     records = []
-    for subject in subjects:
+    stems = _stems(subjects)
+    for subject, stem in zip(subjects, stems):
         numbers = check.statistics(subject)
         anchors = None if config is None else check.anchor_coverage(numbers.boxes, config)
         lines = check.report_lines(subject, found[subject.name], numbers, args.show, anchors)
         print('\n'.join(lines), end='\n\n')
         records.append(check.report_record(subject, found[subject.name], numbers))
         if args.out_dir:
-            stem = Path(subject.name).stem
             check.draw(numbers, Path(args.out_dir) / f'{stem}.png', subject.name)
     if args.json:
         write_json(args.json, dict(datasets=records))
     if args.fix:
-        _fix(subjects, found, Path(args.fix), config is not None)
+        paths = [Path(args.fix)]
+        if config is not None:
+            paths = [Path(args.fix, f'{stem}.json') for stem in stems]
+        _fix(subjects, found, paths)
     wrong = sum(len(check.problems(findings)) for findings in found.values())
     if wrong and not args.fix:
         print(f'{wrong} problems; --fix OUT writes annotations without them')
     sys.exit(1 if wrong else 0)
 
 
-def _fix(subjects: list, found: dict, out: Path, many: bool) -> None:
-    """Write corrected files and check them again."""
-    first = subjects if many else subjects[:1]
+def _stems(subjects: list) -> list[str]:
+    """A file name for each data set without suffix: its annotation file's, numbered from the second
+    of a name on.
+    """
+    stems: list[str] = []
+    for subject in subjects:
+        plain = stem = Path(subject.name.partition(' (')[0]).stem
+        number = 1
+        while stem in stems:
+            number += 1
+            stem = f'{plain}_{number}'
+        stems.append(stem)
+    return stems
+
+
+def _fix(subjects: list, found: dict, paths: list[Path]) -> None:
+    """Write corrected files of the first data sets, one per path, and check them again."""
     fixed = []
-    for subject in first:
+    for subject in subjects[: len(paths)]:
         leaked = [f for f in found[subject.name] if f.kind.startswith('leak-')]
         after, done = check.fix_content(subject, leaked)
         print(f'{subject.name}: {len(done)} corrections')
         print(''.join(f'  {line}\n' for line in done), end='')
         fixed.append(after)
-    again = check.check_subjects([*fixed, *subjects[len(first) :]])
-    for subject in fixed:
-        path = out / Path(subject.name).with_suffix('.json').name if many else out
+    again = check.check_subjects([*fixed, *subjects[len(paths) :]])
+    for subject, path in zip(fixed, paths):
         write_json(path, subject.content)
         left = check.problems(again[subject.name])
         print(f'{path}: ' + (f'{len(left)} problems left' if left else 'clean'))

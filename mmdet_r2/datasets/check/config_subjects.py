@@ -1,7 +1,8 @@
 """The data sets that a config names, as subjects of a check."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmdet_r2.datasets.check.subject import Subject
@@ -51,10 +52,19 @@ def config_subjects(config: Mapping) -> tuple[list[Subject], list[str]]:
                     remarks.append(f'{name}: {"; ".join(tally.report())}')
                 classes = dataset.metainfo.get('classes')
                 subjects[key] = Subject(str(name), content, image_dir, role, classes)
+    _name_apart(list(subjects.values()))
     if not subjects:
         reason = remarks[0] if remarks else 'the config names no data set (train_dataloader, ...)'
         raise ConfigError(f'nothing to check: {reason}')
     return list(subjects.values()), remarks
+
+
+def _name_apart(subjects: Sequence[Subject]) -> None:
+    """Give data sets of one name, such as a class of one's own without a file, different ones."""
+    counts = Counter(subject.name for subject in subjects)
+    for subject in subjects:
+        if counts[subject.name] > 1:
+            subject.name = f'{subject.name} ({subject.role}, {subject.image_dir or "."})'
 
 
 def _plain_datasets(settings: Any) -> Iterator[Mapping]:

@@ -1,6 +1,5 @@
 """The check of a data set: its categories, its images and their files, its annotations."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from mmdet_r2.datasets.check.findings import Finding
 from mmdet_r2.datasets.check.objects import object_problems
 from mmdet_r2.datasets.check.subject import Subject, named_images
+from mmdet_r2.datasets.coco_annotations import is_id, is_size
 from mmdet_r2.datasets.convert.common import near_misses
 from mmdet_r2.errors import did_you_mean
 
@@ -18,22 +18,12 @@ def check_content(subject: Subject) -> list[Finding]:
     return found
 
 
-def is_size(value: Any) -> bool:
-    """Whether a side of an image is a positive integer."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0 and value == int(value)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
 def sound_categories(content: dict) -> list[dict]:
     """Those with an id and a name."""
     return [
         c
         for c in content['categories']
-        if isinstance(c, dict) and _is_id(c.get('id')) and isinstance(c.get('name'), str)
+        if isinstance(c, dict) and is_id(c.get('id')) and isinstance(c.get('name'), str)
     ]
 
 
@@ -41,7 +31,7 @@ def sound_images(content: dict) -> list[dict]:
     """Those with an id and a file name; of several with one id the first."""
     first: dict[Any, dict] = {}
     for image in named_images(content):
-        if _is_id(image.get('id')):
+        if is_id(image.get('id')):
             first.setdefault(image['id'], image)
     return list(first.values())
 
@@ -58,11 +48,12 @@ def _categories(subject: Subject) -> Iterator[Finding]:
     names = [c['name'] for c in categories]
     for one, other in near_misses(names):
         yield Finding('category-spelling', f'{one!r} and {other!r}')
-    for name in subject.classes or ():
+    classes = subject.classes or ()
+    for name in classes:
         if name not in names:
-            hint = did_you_mean(name, [n for n in names if n not in subject.classes])
+            hint = did_you_mean(name, [n for n in names if n not in classes])
             yield Finding('class-missing', f'{name!r} is not among the categories{hint}')
-    ids = Counter(a.get('category_id') for a in _dicts(subject) if _is_id(a.get('category_id')))
+    ids = Counter(a.get('category_id') for a in _dicts(subject) if is_id(a.get('category_id')))
     for category in categories:
         used = subject.classes is None or category['name'] in subject.classes
         if used and not ids[category['id']]:
@@ -70,7 +61,7 @@ def _categories(subject: Subject) -> Iterator[Finding]:
 
 
 def _dicts(subject: Subject) -> list[dict]:
-    return [a for a in subject.content.get('annotations', []) if isinstance(a, dict)]
+    return [a for a in subject.content['annotations'] if isinstance(a, dict)]
 
 
 def _images(subject: Subject) -> Iterator[Finding]:
@@ -79,7 +70,7 @@ def _images(subject: Subject) -> Iterator[Finding]:
     by_digest: dict[str, str] = {}
     for image in subject.content['images']:
         name = image.get('file_name') if isinstance(image, dict) else None
-        if not isinstance(name, str) or not _is_id(image.get('id')):
+        if not isinstance(name, str) or not is_id(image.get('id')):
             text = f'image {image!r} has no id or no file_name'
             yield Finding('image-malformed', text[:200])
             continue
@@ -131,17 +122,18 @@ def _annotations(subject: Subject) -> Iterator[Finding]:
     names = [image['file_name'] for image in images.values()]
     ids: set = set()
     places: dict[tuple, list[dict]] = defaultdict(list)
+    known: dict[str, Any]
     without_mask: list[dict] = []
-    for position, annotation in enumerate(subject.content.get('annotations', [])):
+    for position, annotation in enumerate(subject.content['annotations']):
         if not isinstance(annotation, dict):
             text = f'annotation number {position} is {annotation!r}'
             yield Finding('annotation-malformed', text[:200])
             continue
         number, image_id = annotation.get('id'), annotation.get('image_id')
-        image = images.get(image_id) if _is_id(image_id) else None
+        image = images.get(image_id) if is_id(image_id) else None
         file = image['file_name'] if image else ''
         known = dict(file=file, image_id=image_id, annotation_id=number)
-        if not _is_id(number):
+        if not is_id(number):
             text = f'annotation number {position} has the id {number!r}'
             yield Finding('annotation-malformed', text, **known)
         elif number in ids:
@@ -154,7 +146,7 @@ def _annotations(subject: Subject) -> Iterator[Finding]:
                 'image-unknown', f'image_id {image_id!r} is not in the file{hint}', **known
             )
         category = annotation.get('category_id')
-        if not _is_id(category) or category not in categories:
+        if not is_id(category) or category not in categories:
             text = f'category_id {category!r} is not in the file'
             yield Finding('category-unknown', text, **known)
         if image is None:
@@ -167,7 +159,7 @@ def _annotations(subject: Subject) -> Iterator[Finding]:
         found = object_problems(annotation, *size)
         yield from (Finding(kind, message, **known) for kind, message in found)
         if not any(kind == 'box-malformed' for kind, _ in found):
-            place = (image_id, category, *annotation['bbox'])
+            place = (image_id, str(category), *annotation['bbox'])
             for other in places[place]:
                 if other.get('segmentation') == annotation.get('segmentation'):
                     text = f'the same class, box and mask as annotation {other.get("id")}'
@@ -185,9 +177,8 @@ def _annotations(subject: Subject) -> Iterator[Finding]:
 
 def image_size(image: dict, subject: Subject) -> tuple[int, int] | None:
     """(width, height) that the annotations are for: as stated, or else the file's."""
-    size = (image.get('width'), image.get('height'))
-    if all(map(is_size, size)):
-        return int(size[0]), int(size[1])
+    if is_size(width := image.get('width')) and is_size(height := image.get('height')):
+        return int(width), int(height)
     facts = subject.files[image['file_name']].facts
     return facts.shown if facts.is_readable else None
 

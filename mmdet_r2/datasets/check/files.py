@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -65,14 +65,15 @@ def _inspect(path: str, decode: bool) -> FileFacts:
         header = read_header(path)
     except DataError as error:
         return FileFacts('file-corrupt', str(error))
-    facts = dict(
+    facts = FileFacts(
         stored=(header.stored_width, header.stored_height),
         shown=header.size,
         orientation=header.orientation,
     )
     if not decode:
-        return FileFacts(**facts)
-    facts['digest'] = hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).hexdigest()
+        return facts
+    digest = hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).hexdigest()
+    facts = replace(facts, digest=digest)
     said = io.StringIO()
     try:
         with _library_messages(said):
@@ -87,8 +88,8 @@ def _inspect(path: str, decode: bool) -> FileFacts:
         if 'premature end' in line or 'bad Huffman' in line or 'CRC error' in line
     ]
     if serious:
-        return FileFacts('file-damaged', f'{path}: {serious[0].strip()}', **facts)
-    return FileFacts(**facts)
+        return replace(facts, kind='file-damaged', message=f'{path}: {serious[0].strip()}')
+    return facts
 
 
 @contextlib.contextmanager

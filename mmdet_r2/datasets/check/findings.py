@@ -46,7 +46,7 @@ KINDS: dict[str, Kind] = {
     'mask-malformed': Kind('segmentations that are neither polygons nor run lengths', 'ignored'),
     'polygon-short': Kind('polygons of less than three points', 'ignored'),
     'polygon-odd': Kind('polygons with an odd number of coordinates', 'ignored'),
-    'polygon-not-finite': Kind('polygons with coordinates that are no finite numbers', 'ignored'),
+    'polygon-not-finite': Kind('polygons with coordinates that are no pixels', 'ignored'),
     'rle-bad': Kind('run lengths that do not fill the image', 'ignored, or wrong masks'),
     'mask-empty': Kind('masks without a pixel', 'learnt as empty'),
     'box-mask': Kind('boxes that do not go with their mask', 'one of the two is wrong'),

@@ -10,13 +10,13 @@ import numpy as np
 
 from mmdet_r2.datasets.check.content import (
     image_size,
-    is_size,
     sound_categories,
     sound_images,
 )
 from mmdet_r2.datasets.check.findings import Finding
 from mmdet_r2.datasets.check.objects import BEYOND, fix_object, move_object
 from mmdet_r2.datasets.check.subject import Subject
+from mmdet_r2.datasets.coco_annotations import is_id, is_size
 from mmdet_r2.datasets.convert.common import near_misses
 
 # Two sizes of one picture: the same shape up to the rounding of a side.
@@ -42,10 +42,14 @@ def fix_content(subject: Subject, leaked: Iterable[Finding] = ()) -> tuple[Subje
 def _fix_categories(content: dict, classes: Sequence[str], done: list[str]) -> None:
     kept: dict[str, dict] = {}
     replaced: dict[Any, Any] = {}  # category id -> the id to use instead
-    used = [a.get('category_id') for a in content.get('annotations', []) if isinstance(a, dict)]
+    used = Counter(
+        number
+        for a in content['annotations']
+        if isinstance(a, dict) and is_id(number := a.get('category_id'))
+    )
     objects: Counter[str] = Counter()
     for category in sound_categories(content):
-        objects[category['name']] += used.count(category['id'])
+        objects[category['name']] += used[category['id']]
     groups: dict[str, list[str]] = {}
     for one, other in near_misses(objects):
         groups.setdefault(one, [one]).append(other)
@@ -66,7 +70,7 @@ def _fix_categories(content: dict, classes: Sequence[str], done: list[str]) -> N
             replaced[category['id']] = kept[name]['id']
             done.append(
                 f'category {category["name"]!r} (id {category["id"]}) joined with {name!r} '
-                f'(id {kept[name]["id"]}): {used.count(category["id"])} objects'
+                f'(id {kept[name]["id"]}): {used[category["id"]]} objects'
             )
             continue
         if name != category['name']:  # the one it is joined with comes later
@@ -75,8 +79,8 @@ def _fix_categories(content: dict, classes: Sequence[str], done: list[str]) -> N
     if len(sound_categories(content)) < len(content['categories']):
         done.append('categories without id or name dropped')
     content['categories'] = list(kept.values())
-    for annotation in content.get('annotations', []):
-        if isinstance(annotation, dict) and isinstance(annotation.get('category_id'), (int, str)):
+    for annotation in content['annotations']:
+        if isinstance(annotation, dict) and is_id(annotation.get('category_id')):
             number = annotation['category_id']
             annotation['category_id'] = replaced.get(number, number)
 
@@ -87,10 +91,10 @@ def _fix_images(subject: Subject, leaked: set, done: list[str]) -> None:
     for _ in range(len(content['images']) - len(sound)):
         done.append('an image without id or file_name, or with the id of another, dropped')
     by_image: dict[Any, list[dict]] = {image['id']: [] for image in sound}
-    rest = []
-    for annotation in content.get('annotations', []):
+    rest: list[Any] = []
+    for annotation in content['annotations']:
         key = annotation.get('image_id') if isinstance(annotation, dict) else None
-        target = by_image.get(key, rest) if isinstance(key, (int, str)) else rest
+        target = by_image.get(key, rest) if is_id(key) else rest
         target.append(annotation)
     first: dict[str, dict] = {}
     kept = []
@@ -124,11 +128,15 @@ def _fix_images(subject: Subject, leaked: set, done: list[str]) -> None:
 def _fix_size(image: dict, own: list[dict], subject: Subject, where: str, done: list[str]) -> bool:
     """Bring an image's size, and with it its objects, to the file's; False to drop it."""
     facts = subject.files[image['file_name']].facts
-    stated, (width, height) = (image.get('width'), image.get('height')), facts.shown
-    if not all(map(is_size, stated)):
+    (old_width, old_height), (width, height) = (
+        (image.get('width'), image.get('height')),
+        facts.shown,
+    )
+    if not is_size(old_width) or not is_size(old_height):
         image.update(width=width, height=height)
         done.append(f'{where}: size {width} x {height} taken from the file')
         return True
+    stated = (int(old_width), int(old_height))
     if stated == facts.shown:
         return True
     if stated == facts.stored:
@@ -151,7 +159,7 @@ def _fix_size(image: dict, own: list[dict], subject: Subject, where: str, done: 
         )
         return False
     for annotation in own:
-        fixed, _ = fix_object(annotation, int(stated[0]), int(stated[1]))
+        fixed, _ = fix_object(annotation, *stated)
         if fixed is not None:
             fixed = move_object(fixed, move, warp)
         annotation.update(fixed or dict(bbox=None, segmentation=None))
@@ -162,10 +170,9 @@ def _fix_size(image: dict, own: list[dict], subject: Subject, where: str, done: 
 
 def _fit(own: list[dict], width: int, height: int) -> bool:
     for annotation in own:
-        box = annotation.get('bbox')
         try:
-            x, y, w, h = map(float, box)
-        except (TypeError, ValueError):
+            x, y, w, h = map(float, annotation['bbox'])
+        except (KeyError, TypeError, ValueError):
             continue
         if x + w > width + BEYOND or y + h > height + BEYOND:
             return False
@@ -215,13 +222,13 @@ def _fix_annotations(subject: Subject, done: list[str]) -> None:
     kept = []
     for annotation in annotations:
         number, image_id = annotation.get('id'), annotation.get('image_id')
-        image = images.get(image_id) if isinstance(image_id, (int, str)) else None
+        image = images.get(image_id) if is_id(image_id) else None
         category = annotation.get('category_id')
         where = f'{image["file_name"]}, annotation {number}' if image else f'annotation {number}'
         if image is None:
             done.append(f'{where}: dropped: image_id {image_id!r} is not in the file')
             continue
-        if not isinstance(category, (int, str)) or category not in categories:
+        if not is_id(category) or category not in categories:
             done.append(f'{where}: dropped: category_id {category!r} is not in the file')
             continue
         size = image_size(image, subject)
@@ -237,7 +244,7 @@ def _fix_annotations(subject: Subject, done: list[str]) -> None:
             done.append(f'{where}: dropped: the object is annotated already')
             continue
         same.append(fixed.get('segmentation'))
-        if not isinstance(number, (int, str)) or isinstance(number, bool) or number in ids:
+        if not is_id(number) or number in ids:
             fixed['id'] = following
             following += 1
             done.append(f'{where}: numbered {fixed["id"]}')

@@ -53,7 +53,7 @@ def box_problems(annotation: dict, width: int, height: int) -> list[Problem]:
     box = annotation.get('bbox')
     reason = annotation_problem({'bbox': box}, width, height)
     if not reason:
-        x, y, w, h = box
+        x, y, w, h = annotation['bbox']
         beyond = max(-x, -y, x + w - width, y + h - height)
         if beyond > BEYOND:
             text = f'bbox {_text(box)} sticks {beyond:g} pixels out of {width} x {height}'
@@ -83,14 +83,14 @@ def mask_problems(annotation: dict, width: int, height: int) -> list[Problem]:
         elif len(polygon) < 6:
             found.append(('polygon-short', f'polygon {number} has {len(polygon) // 2} points'))
         elif usable_mask([polygon], height, width) is None:
-            found.append(('polygon-not-finite', f'polygon {number} has a value that is no number'))
+            found.append(('polygon-not-finite', f'polygon {number} has a value that is no pixel'))
     return found
 
 
 def _rle_problem(mask: dict, width: int, height: int) -> str:
     """Why run lengths cannot be used, '' if they can."""
     size, counts = mask.get('size'), mask.get('counts')
-    if list(size or []) != [height, width]:
+    if size not in ([height, width], (height, width)):
         return f'size of its run lengths is {size}, expected [{height}, {width}]'
     if isinstance(counts, list):
         if not all(isinstance(n, int) and n >= 0 for n in counts):

@@ -69,7 +69,7 @@ def statistics(subject: Subject) -> Statistics:
     per_class = Counter({name: 0 for name in (subject.classes or names.values())})
     boxes, sides, crowds = [], [], 0
     filled = set()
-    for annotation in subject.content.get('annotations', []):
+    for annotation in subject.content['annotations']:
         try:
             image = images[annotation['image_id']]
             name = names[annotation['category_id']]
@@ -146,7 +146,7 @@ def _first_scale(node: Any) -> tuple[float, float] | None:
             value = node.get(key)
             while isinstance(value, (list, tuple)) and value and not _is_pair(value):
                 value = value[0]
-            if _is_pair(value):
+            if value is not None and _is_pair(value):
                 return value[0], value[1]
         node = list(node.values())
     for value in node if isinstance(node, (list, tuple)) else ():

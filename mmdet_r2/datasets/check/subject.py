@@ -1,5 +1,6 @@
 """What is checked: the content of a COCO annotation file, and the images that go with it."""
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,10 +42,10 @@ class Subject:
     files: dict[str, ImageFile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.content, dict) and self.content.get('annotations') is None:
+            self.content = {**self.content, 'annotations': []}  # as of a test set
         for key in ('images', 'annotations', 'categories'):
             found = self.content.get(key) if isinstance(self.content, dict) else None
-            if key == 'annotations' and found is None:
-                continue  # as of a test set
             if not isinstance(found, list):
                 raise DataError(f'{self.name} is not in COCO format: no list {key!r}')
 
@@ -115,19 +116,26 @@ def load_subject(
     content = read_json(ann_file)
     subject = Subject(str(ann_file), content, str(image_dir or ''), role)
     if image_dir is None:
-        subject.image_dir = str(_guess_folder(Path(ann_file), content))
+        subject.image_dir = _guess_folder(Path(ann_file), content)
     elif not os.path.isdir(image_dir):
         raise DataError(f'image folder {image_dir} does not exist (seen from {os.getcwd()})')
     return subject
 
 
-def _guess_folder(ann_file: Path, content: Mapping) -> Path:
+def _guess_folder(ann_file: Path, content: Mapping) -> str:
     names = [image['file_name'] for image in named_images(content)[:20]]
-    roots = [ann_file.parent, ann_file.parent.parent]
+    roots = [str(ann_file.parent), os.path.join(ann_file.parent, os.pardir)]
+    if ann_file.parent.name:
+        roots[1] = str(ann_file.parent.parent)
     folders = [*roots]
     for root in roots:
-        folders += sorted(path for path in root.iterdir() if path.is_dir())
-    counts = {folder: sum((folder / name).is_file() for name in names) for folder in folders}
+        with contextlib.suppress(PermissionError):
+            folders += sorted(entry.path for entry in os.scandir(root) if entry.is_dir())
+    # of folders without permission os.path.isfile says that nothing is there
+    counts = {
+        folder: sum(os.path.isfile(os.path.join(folder, name)) for name in names)
+        for folder in folders
+    }
     best = max(counts, key=lambda folder: counts[folder])
     if not counts[best]:
         raise DataError(f'{ann_file}: its images are not found beside it; give --images DIR')

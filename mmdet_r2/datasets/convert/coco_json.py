@@ -4,10 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mmdet_r2.datasets.coco_annotations import is_id, is_size
 from mmdet_r2.datasets.convert.common import Notes
 from mmdet_r2.datasets.transforms.loading import usable_mask
 from mmdet_r2.errors import DataError
 from mmdet_r2.files import read_json
+
+_MORE = '; see tools/misc/check_dataset.py'
 
 
 @dataclass
@@ -45,14 +48,21 @@ def read_coco(path: str | os.PathLike, notes: Notes) -> tuple[list[str], list[Co
     try:
         categories = sorted(content['categories'], key=lambda category: category['id'])
         names = {category['id']: str(category['name']) for category in categories}
-        images = {}
-        for image in content['images']:
-            size = (int(image['width']), int(image['height']))
-            images[image['id']] = CocoImage(image['file_name'], *size, [])
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f'{path}: an image or category has no {error}; see tools/misc/check_dataset.py'
-        ) from None
+    except (KeyError, TypeError):
+        raise DataError(f'{path}: a category has no id or no name{_MORE}') from None
+    images: dict[int | str, CocoImage] = {}
+    for image in content['images']:
+        known = image if isinstance(image, dict) else {}
+        number, name = known.get('id'), known.get('file_name')
+        width, height = known.get('width'), known.get('height')
+        if not is_id(number) or not isinstance(name, str):
+            raise DataError(f'{path}: image {image!r}'[:200] + f' has no id or file_name{_MORE}')
+        if not is_size(width) or not is_size(height):
+            raise DataError(
+                f'{path}: image {name} has the size {width} x {height}, expected two positive '
+                f'integers{_MORE}'
+            )
+        images[number] = CocoImage(name, int(width), int(height), [])
     for annotation in content['annotations']:
         with notes.collecting():
             found = _object(annotation, images, names, str(path))
@@ -62,11 +72,12 @@ def read_coco(path: str | os.PathLike, notes: Notes) -> tuple[list[str], list[Co
 
 
 def _object(annotation: dict, images: dict, names: dict, path: str) -> CocoObject:
+    if not isinstance(annotation, dict):
+        raise DataError(f'{path}: annotation {annotation!r} is no object'[:200])
     source = f'{path}, annotation {annotation.get("id")}'
-    if annotation.get('image_id') not in images:
-        raise DataError(f'{source}: image_id {annotation.get("image_id")} is not in the file')
-    if annotation.get('category_id') not in names:
-        raise DataError(f'{source}: category_id {annotation.get("category_id")} is not in the file')
+    for key, known in (('image_id', images), ('category_id', names)):
+        if not is_id(annotation.get(key)) or annotation[key] not in known:
+            raise DataError(f'{source}: {key} {annotation.get(key)} is not in the file')
     try:
         x, y, w, h = map(float, annotation['bbox'])
     except (KeyError, TypeError, ValueError):

@@ -340,8 +340,9 @@ def usable_mask(
     compressed or not, must have the image's size.
     """
     if isinstance(mask, dict):
-        fits = allow_rle and list(mask.get('size') or []) == [height, width]
-        return mask if fits and isinstance(mask.get('counts'), (list, str, bytes)) else None
+        fits = mask.get('size') in ([height, width], (height, width))
+        known = isinstance(mask.get('counts'), (list, str, bytes))
+        return mask if allow_rle and fits and known else None
     if not isinstance(mask, list):
         return None
     polygons = []
