@@ -261,7 +261,10 @@ class CocoDataset(BaseDataset):
         seen = set()
         for image in images:
             if not isinstance(image, dict):
-                raise DataError(f'{self._called}: image {image!r} is no object'[:300])
+                raise DataError(
+                    f'{self._called}: image {image!r:.200} is no object; '
+                    f'expected one with id, file_name, width and height'
+                )
             missing = {'id', 'file_name', 'width', 'height'} - set(image)
             if not is_id(image.get('id')):
                 missing.add('id')
