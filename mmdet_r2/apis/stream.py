@@ -272,8 +272,12 @@ def _transformed(pipeline: Pipeline, results: dict, name: str) -> dict:
     try:
         data = pipeline(results)
     except cv2.error as error:  # where scaling leaves nothing of a strip of few pixels
+        height, width = results.get('ori_shape', ('?', '?'))
         reason = error.err or ' '.join(str(error).split())
-        raise DataError(f'{name}: the test pipeline fails on this image ({reason}).') from None
+        raise DataError(
+            f'{name}: the test pipeline fails on this image of {width} x {height} pixels '
+            f'({reason}).'
+        ) from None
     if data is None:
         raise DataError(f'{name}: the test pipeline gave nothing for this image.')
     return data
