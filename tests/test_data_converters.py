@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import runpy
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -657,6 +658,16 @@ class TestMasks:
             ('dog', [5, 5, 5, 5]), ('cat', [20, 20, 20, 10]),
         ]  # fmt: skip
 
+    def test_values_that_are_all_ground_are_said(self, photos, tmp_path, notes):
+        (tmp_path / 'masks').mkdir()
+        cv2.imwrite(str(tmp_path / 'masks' / 'a.png'), np.full((H, W), 1, np.uint8))
+        (image,) = convert.read_masks(photos, tmp_path / 'masks', ['cat'], notes)
+        assert not image.labels
+        assert '1 PNGs have values below 1000 only' in notes.lines()[0]
+        for divisor in (0, -5):
+            with pytest.raises(DataError, match=f'divisor is {divisor}, expected at least 1'):
+                list(convert.read_masks(photos, tmp_path / 'masks', ['cat'], notes, divisor))
+
     @pytest.mark.parametrize(
         ('mask', 'message'),
         [
@@ -729,7 +740,7 @@ def test_an_image_annotated_twice(photos, notes):
         collect(convert.read_labelme(photos, notes), notes, photos)
 
 
-def test_split_is_repeatable(repo, photos, tmp_path):
+def test_split_is_repeatable(repo, photos, tmp_path, capsys):
     for i in range(10):
         cv2.imwrite(str(photos / f'{i}.jpg'), np.zeros((H, W, 3), np.uint8))
     (photos / 'x.csv').write_text(''.join(f'{i}.jpg,1,2,9,9,cat\n' for i in range(10)))
@@ -741,6 +752,8 @@ def test_split_is_repeatable(repo, photos, tmp_path):
             [json.loads((tmp_path / name).read_text()) for name in ('out.json', 'out_val.json')]
         )
     assert parts[0] == parts[1] != parts[2]
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[words.index('--val') + 1] == str(tmp_path / 'out_val.json')
     train, val = ([image['file_name'] for image in part['images']] for part in parts[0])
     assert len(val) == 3 and sorted(train + val) == [f'{i}.jpg' for i in range(10)]
     assert len(parts[0][0]['annotations']) == 7

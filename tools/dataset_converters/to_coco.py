@@ -9,6 +9,7 @@ python tools/dataset_converters/to_coco.py masks data/masks data/all.json --imag
 """
 
 import argparse
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -113,9 +114,9 @@ def main() -> None:
             image_dir, args.source, classes, notes, args.divisor, args.class_masks
         )
     content = convert.to_coco(images, image_dir, classes, notes)
-    parts = {Path(args.out): content}
+    out = Path(args.out)
+    parts = {out: content}
     if args.val_fraction is not None:
-        out = Path(args.out)
         train, val = convert.split(content, args.val_fraction, args.seed)
         parts = {out: train, out.with_stem(f'{out.stem}_val'): val}
     for line in notes.lines():
@@ -124,7 +125,10 @@ def main() -> None:
         write_json(path, part)
         print(f'{path}: {len(part["images"])} images, {len(part["annotations"])} objects')
     _print_classes(content)
-    print(f'next: python tools/misc/check_dataset.py {args.out} --images {image_dir}')
+    command = ['python', 'tools/misc/check_dataset.py', args.out, '--images', str(image_dir)]
+    if len(parts) > 1:
+        command += ['--val', str([*parts][1]), '--val-images', str(image_dir)]
+    print(f'next: {shlex.join(command)}')
 
 
 def _print_classes(content: dict) -> None:

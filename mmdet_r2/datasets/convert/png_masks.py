@@ -42,6 +42,7 @@ def read_masks(
         divisor: of the first coding.
         class_dir: of the PNGs with classes; chooses the second coding.
     """
+    _check_divisor(divisor)
     images = ImageFolder(image_dir)
     names = [name for name in list_images(mask_dir) if name.lower().endswith('.png')]
     if not names:
@@ -50,7 +51,7 @@ def read_masks(
         with notes.collecting():
             yield _read_file(
                 images, Path(mask_dir) / name, name, classes, divisor,
-                None if class_dir is None else Path(class_dir) / name,
+                None if class_dir is None else Path(class_dir) / name, notes,
             )  # fmt: skip
 
 
@@ -61,12 +62,18 @@ def _read_file(
     classes: Sequence[str],
     divisor: int,
     class_file: Path | None,
+    notes: Notes,
 ) -> ImageAnnotations:
     stem = os.path.splitext(name)[0]
     image_name = images.find(f'{stem}.jpg', str(file))
     width, height = read_header(images.path(image_name)).size
     values = _read_png(file, width, height)
     labels = None if class_file is None else _read_png(class_file, width, height)
+    if labels is None and 0 < values.max() < divisor:
+        notes.lost(
+            f'PNGs have values below {divisor} only, which are ground (--divisor, --class-masks?)',
+            str(file),
+        )
     found, masks = [], []
     for value in np.unique(values).tolist():
         if value < (1 if labels is not None else divisor) or (
@@ -86,6 +93,11 @@ def _read_file(
         found.append(classes[label - 1])
         masks.append(encode_rle(mask[None])[0])
     return ImageAnnotations(image_name, None, found, masks, None, width, height, str(file))
+
+
+def _check_divisor(divisor: int) -> None:
+    if divisor < 1:
+        raise DataError(f'the divisor is {divisor}, expected at least 1 (--divisor)')
 
 
 def _read_png(file: Path, width: int, height: int) -> np.ndarray:
@@ -117,6 +129,7 @@ def write_masks(
     Raises:
         DataError: more classes than fit 16 bits with this divisor, or more objects than divisor.
     """
+    _check_divisor(divisor)
     if (len(classes) + 1) * divisor > 2**16:
         raise DataError(
             f'{len(classes)} classes times {divisor} do not fit 16 bits: use --divisor '
