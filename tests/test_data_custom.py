@@ -212,6 +212,12 @@ WRONG = {
     'x y w h': (dict(boxes=[[30, 20, 10, 12]]), 'not x, y, width, height'),
     'counts': (dict(labels=[0, 1]), '1 boxes but 2 labels'),
     'no such label': (dict(labels=[7]), 'label 0 is 7, but the 2 classes have the labels 0 to 1'),
+    'no name of a file': (dict(file_name=5), '5: file_name is no text'),
+    'one label': (dict(labels=1), 'labels is 1, expected a list'),
+    'letters': (dict(labels='a'), "labels is 'a', expected a list"),
+    'one flag': (dict(crowd=True), 'crowd is True, expected a list'),
+    'no size': (dict(width='wide', height=H), f'size wide x {H}, expected two positive integers'),
+    'too far out': (dict(masks=[[[1e9, 1, 2, 3, 1e9, 5]]]), 'mask 0 is .* expected polygons'),
     'background': (dict(labels=[2]), 'labels count from 0; there is no background'),
     'spelling': (dict(labels=['Aple']), r"'Aple', which is not a class \(did you mean 'apple'\?\)"),
     'fraction': (dict(labels=[0.5]), 'label 0 is 0.5, expected the name or the index'),
@@ -234,7 +240,7 @@ def test_what_is_wrong_is_named_with_its_image(yields, case):
     bad = one(**(dict(file_name='1.png') | fields))
     with pytest.raises(DataError, match=message) as error:
         yields(one(), bad)
-    assert bad.file_name in str(error.value)
+    assert str(bad.file_name) in str(error.value)
     assert case == 'no file' or str(error.value).startswith('Made: image 2, ')
     assert '\n' not in str(error.value)
 

@@ -108,6 +108,8 @@ def coco_entries(
         DataError: boxes, labels or masks are not what they should be; begins with the ``source``.
     """
     try:
+        if not isinstance(image.file_name, (str, os.PathLike)):
+            raise _Wrong('file_name is no text')
         name = os.fspath(image.file_name)
         width, height = _size(image, name, size_of)
         annotations = _annotations(image, width, height, index)
@@ -125,16 +127,24 @@ def _size(
 ) -> tuple[int, int]:
     if image.width is None or image.height is None:
         return size_of(name)
-    for side in (image.width, image.height):
-        if side != int(side) or side <= 0:
-            raise _Wrong(f'size {image.width} x {image.height}, expected two positive integers')
-    return int(image.width), int(image.height)
+    try:
+        width, height = int(image.width), int(image.height)
+    except (TypeError, ValueError, OverflowError):
+        width = height = 0
+    if (width, height) != (image.width, image.height) or min(width, height) <= 0:
+        raise _Wrong(f'size {image.width} x {image.height}, expected two positive integers')
+    return width, height
 
 
 def _annotations(
     image: ImageAnnotations, width: int, height: int, index: dict[str, int]
 ) -> list[dict]:
     """COCO annotations without ids."""
+    for what in ('labels', 'masks', 'crowd'):
+        values = getattr(image, what)
+        optional = values is None and what != 'labels'
+        if not optional and (isinstance(values, str) or not hasattr(values, '__len__')):
+            raise _Wrong(f'{what} is {_short(values)}, expected a list')
     count = len(image.labels)
     masks = [None] * count if image.masks is None else list(image.masks)
     crowd = [False] * count if image.crowd is None else list(image.crowd)
