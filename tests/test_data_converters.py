@@ -528,6 +528,19 @@ class TestCSV:
         with pytest.raises(DataError, match=r'x\.csv:1: field larger'):
             list(convert.read_csv(photos / 'x.csv', notes))
 
+    def test_sizes_before_and_after_a_rotation(self, photos, notes):
+        tags = Image.Exif()
+        tags[0x0112] = 6
+        Image.new('RGB', (W, H)).save(photos / 'a.jpg', exif=tags)
+        for width, height in ((W, H), (H, W)):
+            text = f'image,width,height,x,y,w,h,class\na.jpg,{width},{height},1,2,9,9,cat\n'
+            (photos / 'x.csv').write_text(text)
+            (image,) = convert.read_csv(photos / 'x.csv', notes)
+            assert (image.width, image.height) == (width, height)
+        (photos / 'x.csv').write_text(text + f'a.jpg,{W},{H},1,2,9,9,cat\n')
+        with pytest.raises(DataError, match=r'x\.csv:3: width 96, but its image has 64 x 96'):
+            collect(convert.read_csv(photos / 'x.csv', notes), notes, photos)
+
     def test_fractions(self, photos, notes):
         (photos / 'x.csv').write_text(
             'ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na,cat,0.25,0.5,0,1,1\n'

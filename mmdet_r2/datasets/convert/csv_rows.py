@@ -13,7 +13,7 @@ from mmdet_r2.datasets.convert.coco_json import CocoImage
 from mmdet_r2.datasets.convert.coco_json import number as as_text
 from mmdet_r2.datasets.convert.common import Notes, parsed_number, read_text
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
-from mmdet_r2.datasets.image_files import ImageFolder, read_header
+from mmdet_r2.datasets.image_files import ImageFolder, annotated_size
 from mmdet_r2.errors import DataError, did_you_mean
 from mmdet_r2.files import write_text
 from mmdet_r2.progress import progress
@@ -75,7 +75,9 @@ def read_csv(
                 names[row['image']] = images.find(row['image'], where)
             name = names[row['image']]
             if name not in found:
-                found[name] = _Objects(read_header(images.path(name)).size, where)
+                sides = [parsed_number(row.get(side, '')) for side in ('width', 'height')]
+                stated = (int(sides[0]), int(sides[1])) if sides[0] and sides[1] else None
+                found[name] = _Objects(annotated_size(images.path(name), stated, where), where)
             label = row['class']
             if label and classes is not None and label not in classes:
                 hint = did_you_mean(label, classes)
