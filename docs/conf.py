@@ -50,12 +50,4 @@ def plain_returns(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def setup(app) -> None:
-    """Write the generated page before the sources are read."""
-    sys.path.insert(0, str(ROOT / 'docs'))
-    import messages
-
     app.connect('autodoc-process-docstring', plain_returns, priority=400)  # before napoleon's
-    app.connect(
-        'builder-inited',
-        lambda _: (ROOT / 'docs/messages.md').write_text(messages.page(ROOT / 'mmdet_r2')),
-    )

@@ -13,8 +13,6 @@ PAGES = (
     'CONTRIBUTING.md',
     *(f'docs/{p.name}' for p in sorted(REPO.glob('docs/*.md'))),
 )
-# written by docs/conf.py
-PAGES = tuple(page for page in PAGES if page != 'docs/messages.md')
 DEMO = 'configs/demo/mask_rcnn_r2_50_fpn_demo.py'
 
 

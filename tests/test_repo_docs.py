@@ -185,8 +185,7 @@ def test_named_files_exist(repo: Path, page: str) -> None:
         names |= set(
             re.findall(r'(?<![\w/.])(?:tools|demo|configs|docs)/[\w./-]+\.(?:py|sh|md)', line)
         )
-    # Made by the reader, or by a part of the project that comes with its own page.
-    names -= {'configs/fruit.py', 'docs/messages.md'}
+    names -= {'configs/fruit.py'}  # made by the reader
     names -= THEIRS
     missing = [name for name in sorted(names) if not (repo / name).exists()]
     assert not missing
@@ -215,34 +214,6 @@ def test_options_in_commands_exist(repo: Path, capsys: pytest.CaptureFixture) ->
     for script, options in used.items():
         known = _options_of(repo / script, [], capsys)
         assert options <= known, f'{script}: {sorted(options - known)}'
-
-
-def test_every_message_is_explained(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By itself, by ``docs/cures.py``, or by its topic; no cure is left over."""
-    monkeypatch.syspath_prepend(str(repo / 'docs'))
-    import messages
-    from cures import CURES
-
-    found = list(messages.messages(repo / 'mmdet_r2'))
-    assert [m for m in found if not m.explained] == []
-    used = {next(part for part in CURES if part in m.text) for m in found if m.cure}
-    assert set(CURES) - used == set()
-
-
-@pytest.mark.parametrize('page', ['docs/troubleshooting.md', 'docs/install.md'])
-def test_messages_of_the_tables_exist(
-    repo: Path, page: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(repo / 'docs'))
-    import messages
-
-    texts = [message.text for message in messages.messages(repo / 'mmdet_r2')]
-    tables = (repo / page).read_text(encoding='utf-8').split('| message |')[1:]
-    quoted = [q for table in tables for q in re.findall(r'^\| `([^`]+)` \|', table, re.M)]
-    assert quoted
-    for quote in quoted:
-        parts = [part.strip() for part in quote.split('...')]
-        assert any(all(part in text for part in parts) for text in texts), quote
 
 
 def test_make_targets_in_pages_exist(repo: Path) -> None:
