@@ -12,7 +12,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
 from mmdet_r2.errors import CheckpointError
-from mmdet_r2.zoo import read_checkpoint
+from mmdet_r2.zoo import read_checkpoint, verify_checkpoint
 
 FORMATS = pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
 
@@ -131,6 +131,19 @@ def test_a_cut_file_is_one_line_that_says_so(tmp_path, zipped, part) -> None:
     with pytest.raises(CheckpointError, match=r'cut\.pth: .*(cut short|empty)') as error:
         read_checkpoint(cut)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('place', [0.2, 0.5, 0.8])
+def test_other_bytes_than_were_written_are_noticed(tmp_path, place) -> None:
+    """The container's checksum is compared: one flipped bit among the numbers changes no length."""
+    path = save(dict(state_dict=dict(a=torch.randn(64, 64))), tmp_path / 'a.pth')
+    verify_checkpoint(path)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    for check in (read_checkpoint, verify_checkpoint):
+        with pytest.raises(CheckpointError, match=r'a\.pth'):
+            check(path)
 
 
 @pytest.mark.parametrize(

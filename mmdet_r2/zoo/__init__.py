@@ -9,7 +9,7 @@ from .layouts import LAYOUTS, Layout
 from .loading import load_checkpoint
 from .model_files import download_model
 from .names import fetch, published, weights_of
-from .reader import read_checkpoint
+from .reader import read_checkpoint, verify_checkpoint
 from .report import LoadReport, Mismatch
 from .upgrade import upgrade
 
@@ -33,5 +33,6 @@ __all__ = [
     'read_checkpoint',
     'search',
     'upgrade',
+    'verify_checkpoint',
     'weights_of',
 ]

@@ -14,6 +14,7 @@ import pickle
 import re
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,8 @@ def read_checkpoint(source: str | os.PathLike[str], map_location: Any = 'cpu') -
         if _is_plain_pickle(path):
             content = read_pickle(path)
         else:
+            if _head(path).startswith(b'PK'):
+                verify_checkpoint(path)
             with _LOCK, torch.serialization.safe_globals(_allowed_globals()):
                 content = torch.load(path, map_location=map_location, weights_only=True)
     except Refused as error:
@@ -148,6 +151,33 @@ def read_checkpoint(source: str | os.PathLike[str], map_location: Any = 'cpu') -
             f'{path}: holds a {kind}, not a dictionary of weights (a state dict or checkpoint).'
         )
     return content
+
+
+def verify_checkpoint(path: str | os.PathLike[str]) -> None:
+    """Compare every part of a zip archive, as ``torch.save`` writes it, with the checksum stored
+    beside it; about half a second per gigabyte. Other formats have none.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, or other bytes than were written.
+    """
+    try:
+        if not _head(Path(path)).startswith(b'PK'):
+            return
+        with zipfile.ZipFile(path) as archive:
+            for item in archive.infolist():
+                # compressed parts may be a thousand times the size of the file; torch writes none
+                if item.compress_type != zipfile.ZIP_STORED:
+                    raise CheckpointError(f'{path}: {item.filename!r} in it is compressed')
+                with archive.open(item) as part:
+                    while part.read(1 << 22):
+                        pass
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f'{path}: the file is cut short or damaged ({_first_line(error)}); download or copy '
+            'it again'
+        ) from None
 
 
 def _read_safetensors(path: Path, map_location: Any) -> dict[str, Any]:
