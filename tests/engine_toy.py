@@ -133,6 +133,37 @@ class InterruptHook(Hook):
 
 
 @HOOKS.register_module()
+class CutValidationHook(Hook):
+    """Ends the run in a validation.
+
+    Args:
+        where: method of a hook.
+        number: of the validation, from 0.
+        priority: of this hook among those that do something there.
+    """
+
+    def __init__(self, where: str, number: int, priority: str = 'HIGH') -> None:
+        self.where, self.number, self.priority = where, number, priority
+
+    def _called(self, where: str) -> None:
+        if where != self.where:
+            return
+        self.number -= 1
+        if self.number < 0:
+            raise Interrupted
+
+    def before_val_epoch(self, runner: Any) -> None:
+        self._called('before_val_epoch')
+
+    def after_val_iter(self, runner: Any, batch_idx: int, **_: Any) -> None:
+        if batch_idx == 0:
+            self._called('after_val_iter')
+
+    def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
+        self._called('after_val_epoch')
+
+
+@HOOKS.register_module()
 class FirstOfManyHook(Hook):
     """Replaces random choice by taking the first: samples then do not depend on how a batch is
     split."""

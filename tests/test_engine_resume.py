@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import Interrupted, toy_config, with_validation
+from engine_toy import Interrupted, ToyMetric, toy_config, with_validation
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 
+from mmdet_r2.analysis.logs import read_log
 from mmdet_r2.engine import build_runner
 from mmdet_r2.errors import CheckpointError
 from mmdet_r2.zoo import read_checkpoint
@@ -200,3 +202,66 @@ def test_averaged_weights_are_validated_and_saved(tmp_path: Path) -> None:
     weights = result['weights']['backbone.weight']
     assert not torch.equal(content['state_dict']['backbone.weight'], weights)
     assert torch.equal(content['ema_state_dict']['module.backbone.weight'], weights)
+
+
+# A kill inside a validation, at its end (before the best checkpoint is written), and after it.
+VALIDATED = {
+    'by steps': ({**BY_ITER, 'train_cfg__val_interval': 10}, [10, 20]),
+    'by steps, intervals that change': (
+        {
+            **BY_ITER,
+            'train_cfg__val_interval': 10,
+            'train_cfg__dynamic_intervals': [(0, 10), (11, 5)],
+        },
+        [10, 15, 20],
+    ),
+    'by epochs': ({'train_cfg__val_interval': 2}, [2, 4]),
+    'by epochs, checkpoints by steps': (
+        {
+            'train_cfg__val_interval': 2,
+            'default_hooks__checkpoint': {'by_epoch': False, 'interval': 4},
+        },
+        [2, 4],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ('name', 'where'),
+    [
+        *((name, 'after_val_iter') for name in VALIDATED),
+        ('by steps', 'before_val_epoch'),
+        ('by epochs', 'after_val_epoch'),
+    ],
+)
+def test_a_validation_that_was_cut_off_is_done_on_resume(
+    name: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, steps = VALIDATED[name]
+    changes = {**changes, 'custom_hooks': [{'type': 'EMAHook', 'momentum': 0.1}]}
+    changes['visualizer'] = {'type': 'Visualizer', 'vis_backends': [{'type': 'LocalVisBackend'}]}
+    monkeypatch.setattr(ToyMetric, 'compute_metrics', _first_is_best)
+    whole = run(with_validation(toy_config(tmp_path / 'whole', **changes)))
+    for number in range(len(steps)):
+        config = with_validation(toy_config(tmp_path / f'{where}{number}', **changes))
+        cut = Config(config.to_dict())
+        cut.custom_hooks.append({'type': 'CutValidationHook', 'where': where, 'number': number})
+        run(cut)
+        config.resume = True
+        again = run(config)
+        assert_same(again, whole)
+        for result in (again, whole):
+            logs = read_log(result['runner'].work_dir).val
+            assert [record['step'] for record in logs] == steps
+        best, others = (
+            [path.name for path in Path(r['runner'].work_dir).glob('best*')] for r in (again, whole)
+        )
+        assert best == others and len(best) == 1
+        calls = ToyMetric.calls
+        run(config)
+        assert ToyMetric.calls == calls, 'nothing was left to do'
+
+
+def _first_is_best(self: ToyMetric, results: list) -> dict[str, float]:
+    type(self).calls += 1
+    return {'toy_mAP': 1 / len(MessageHub.get_current_instance().get_scalar('train/loss').data[0])}

@@ -182,6 +182,8 @@ def _append(log: Log, file: Path) -> None:
                 iteration = int(record.get('step') or record.get('epoch') or 0)
             elif not by_epoch:  # a step is an iteration; the last is seldom logged
                 iteration = max(iteration, int(record.get('step') or 0))
+            if log.val and _same_validation(log.val[-1], record, iteration):
+                log.val.pop()
             log.val.append({**record, 'iteration': iteration, 'epoch': epoch})
             continue
         if old:
@@ -192,6 +194,12 @@ def _append(log: Log, file: Path) -> None:
             while part and part[-1]['iteration'] >= iteration:
                 part.pop()
         log.train.append({**record, 'iteration': int(iteration), 'epoch': record.get('epoch')})
+
+
+def _same_validation(before: dict, record: dict, iteration: int) -> bool:
+    """Whether a validation was done again: that of a checkpoint, by a run resumed from it."""
+    same_step = (before['iteration'], before.get('step')) == (iteration, record.get('step'))
+    return same_step and set(before) == {*record, 'iteration', 'epoch'}
 
 
 def _epoch_length(records: Sequence[dict]) -> int:

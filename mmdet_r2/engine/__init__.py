@@ -5,6 +5,7 @@ from .build import build_runner
 from .checkpoint import CheckpointHook, latest_checkpoint
 from .hooks import (
     BoxConventionHook,
+    LoggerHook,
     NumClassCheckHook,
     ProgressHook,
     UnreadableImagesHook,
@@ -27,6 +28,7 @@ __all__ = [
     'InvalidLossError',
     'InvalidLossHook',
     'IterBasedTrainLoop',
+    'LoggerHook',
     'NumClassCheckHook',
     'PreciseBNHook',
     'ProgressHook',

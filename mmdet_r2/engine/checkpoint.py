@@ -109,6 +109,13 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     return None
 
 
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
 @HOOKS.register_module()
 class CheckpointHook(_CheckpointHook):
     """mmengine's hook, which never deletes an old checkpoint before the new one is on disk, and
@@ -192,8 +199,19 @@ class CheckpointHook(_CheckpointHook):
             names = {key: f'best_ckpt_{key}' for key in self.key_indicators}
             self.best_ckpt_path_dict = {key: info.get(name) for key, name in names.items()}
         self.keep_ckpt_ids = deque(info.get('keep_ckpt_ids', []))
+        self._saved = self._resumed_own(runner)
         if is_main_process() and Path(self.out_dir).is_dir():
             remove_leftovers(self.out_dir)
+
+    def _resumed_own(self, runner: Any) -> tuple[int, int, int] | None:
+        """What :meth:`_save_checkpoint_with_step` noted of the checkpoint that the run continues
+        from, if it is one of this folder."""
+        step = runner.epoch if self.by_epoch else runner.iter
+        path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
+        if runner.resumed_from is None or not _same_file(runner.resumed_from, path):
+            return None
+        self.last_ckpt = path
+        return step, runner.iter, getattr(runner.train_loop, 'validated', 0)
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
         outdated: list[int] = []
@@ -202,6 +220,7 @@ class CheckpointHook(_CheckpointHook):
             outdated = kept[: -self.max_keep_ckpts]
             self.keep_ckpt_ids = deque(kept[-self.max_keep_ckpts :])
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        self._saved = (step, meta['iter'], getattr(runner.train_loop, 'validated', 0))
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
@@ -220,6 +239,17 @@ class CheckpointHook(_CheckpointHook):
                 self._remove(
                     self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(number))
                 )
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, Any]) -> None:
+        """Keep the best; let the checkpoint of this step hold that it has been validated, so that a
+        resumed run does not do it again."""
+        super().after_val_epoch(runner, metrics)
+        if self._saved is None:
+            return
+        step, iteration, validated = self._saved
+        if iteration == runner.iter and validated != runner.train_loop.validated:
+            meta = {'epoch': runner.epoch, 'iter': runner.iter}
+            self._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict[str, Any]) -> None:
         if not self.save_best:

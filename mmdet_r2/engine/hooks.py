@@ -10,8 +10,9 @@ from typing import Any, TextIO
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.hooks import LoggerHook as _LoggerHook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, IterBasedTrainLoop
 from torch import nn
 
 from ..errors import ConfigError
@@ -147,6 +148,18 @@ def _parts(dataset: Any) -> Iterator[Any]:
         yield from _parts(dataset.dataset)
     else:
         yield dataset
+
+
+@HOOKS.register_module()
+class LoggerHook(_LoggerHook):
+    """mmengine's hook, which logs validations of a run that counts steps at their step: its epoch
+    is always 0."""
+
+    def before_run(self, runner: Any) -> None:
+        """Settle what validations are counted in."""
+        super().before_run(runner)
+        if isinstance(runner._train_loop, IterBasedTrainLoop):
+            self.log_metric_by_epoch = False
 
 
 @HOOKS.register_module()

@@ -1,14 +1,16 @@
 """mmengine's training loops, continued exactly where they stopped.
 
-Registered under mmengine's names, which configs use. They differ from it in three things: after a
+Registered under mmengine's names, which configs use. They differ from it in four things: after a
 resume they start at the batch that was next, without reading the ones before; random states are
-restored right before that batch; validation leaves the random numbers of training alone.
+restored right before that batch; a validation that was due at the checkpoint and not done is done
+first; validation leaves the random numbers of training alone.
+
+``validated`` of a loop is the epoch (or step) of its last validation; checkpoints hold it.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.runner import BaseLoop
 from mmengine.runner import EpochBasedTrainLoop as _EpochBasedTrainLoop
 from mmengine.runner import IterBasedTrainLoop as _IterBasedTrainLoop
 from torch import nn
@@ -16,7 +18,6 @@ from torch import nn
 from ..errors import ConfigError
 from ..registry import LOOPS
 from .data_order import endless_batches
-from .state import untouched_rng
 
 
 @LOOPS.register_module()
@@ -43,15 +44,16 @@ class EpochBasedTrainLoop(_EpochBasedTrainLoop):
     ) -> None:
         _check_interval(val_interval)
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
+        self.validated = 0
 
     def run(self) -> nn.Module:
         """Train; returns the (wrapped) model."""
         self.runner.call_hook('before_train')
+        if self._iter <= self._epoch * len(self.dataloader):  # not in mid-epoch
+            _validate_if_due(self, self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
-            self._decide_current_val_interval()
-            if _validation_due(self, self._epoch, self._max_epochs):
-                _validate(self.runner)
+            _validate_if_due(self, self._epoch, self._max_epochs)
         self.runner.call_hook('after_train')
         return self.runner.model
 
@@ -95,20 +97,20 @@ class IterBasedTrainLoop(_IterBasedTrainLoop):
     ) -> None:
         _check_interval(val_interval)
         super().__init__(runner, dataloader, max_iters, val_begin, val_interval, dynamic_intervals)
+        self.validated = 0
 
     def run(self) -> nn.Module:
         """Train; returns the (wrapped) model."""
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
+        _validate_if_due(self, self._iter, self._max_iters)
         batches: Iterator[Any] = endless_batches(self.dataloader, self._iter)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             data_batch = next(batches)
             self.runner.restore_rng()
             self.run_iter(data_batch)
-            self._decide_current_val_interval()
-            if _validation_due(self, self._iter, self._max_iters):
-                _validate(self.runner)
+            _validate_if_due(self, self._iter, self._max_iters)
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
         return self.runner.model
@@ -122,12 +124,12 @@ def _check_interval(val_interval: Any) -> None:
         )
 
 
-def _validation_due(loop: BaseLoop, done: int, total: int) -> bool:
-    if loop.runner.val_loop is None or done < loop.val_begin:
-        return False
-    return done % loop.val_interval == 0 or done == total
-
-
-def _validate(runner: Any) -> None:
-    with untouched_rng() as state, runner.rng_as_of(state):
-        runner.val_loop.run()
+def _validate_if_due(loop: Any, done: int, total: int) -> None:
+    """Validate where ``done`` of ``total`` epochs (or steps) ask for it and it was not done yet."""
+    loop._decide_current_val_interval()
+    if loop.runner.val_loop is None or done < max(1, loop.val_begin) or loop.validated == done:
+        return
+    if done % loop.val_interval == 0 or done == total:
+        # at once: the checkpoint that its hooks write at the end is one of after the validation
+        loop.validated = done
+        loop.runner.validate()

@@ -40,6 +40,7 @@ from .state import (
     restore_gradients,
     set_rng_state,
     unpack_rng_state,
+    untouched_rng,
 )
 
 
@@ -68,6 +69,8 @@ class Runner(_Runner):
         self._replay: RngState | None = None
         self._as_of: RngState | None = None
         self._resumed: dict[str, Any] | None = None
+        #: File of the checkpoint that the run continues from.
+        self.resumed_from: str | None = None
 
     def build_logger(
         self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any
@@ -260,6 +263,14 @@ class Runner(_Runner):
             set_rng_state(self._replay)
             self._replay = None
 
+    def validate(self) -> None:
+        """Called by the training loops: a validation that leaves the random numbers of training as
+        they are, also those that a resumed run has yet to continue with."""
+        if self._replay is not None:
+            set_rng_state(self._replay)
+        with untouched_rng() as state, self.rng_as_of(state):
+            self.val_loop.run()
+
     @contextmanager
     def rng_as_of(self, state: RngState) -> Iterator[None]:
         """Checkpoints written within carry ``state``: that of training, not of what runs in
@@ -400,6 +411,7 @@ class Runner(_Runner):
                 scheduler.load_state_dict(state)
         self._continue(checkpoint.get('mmdet_r2'), filename)
         self._has_loaded = True
+        self.resumed_from = filename
         self.logger.info(f'resumed {filename}: epoch {self.epoch + 1}, iteration {self.iter + 1}')
 
     def _continue(self, extra: dict[str, Any] | None, filename: str) -> None:
@@ -411,6 +423,7 @@ class Runner(_Runner):
                 'random states are not.'
             )
             return
+        self.train_loop.validated = extra.get('validated', 0)
         ranks, batch = len(extra['rng']), extra['batch_size']
         here = self.train_dataloader.batch_sampler.batch_size
         if (ranks, batch) != (self.world_size, here):
@@ -483,6 +496,7 @@ class Runner(_Runner):
                 'rng': rng,
                 'batch_size': self.train_dataloader.batch_sampler.batch_size,
                 'epoch_progress': (meta['iter'] - meta['epoch'] * length) / max(1, length),
+                'validated': getattr(self.train_loop, 'validated', 0),
                 'gradients': gradients,
             },
         }
