@@ -18,9 +18,8 @@ from PIL import Image
 from mmdet_r2.datasets import convert
 from mmdet_r2.datasets.convert.common import near_misses
 from mmdet_r2.datasets.convert.outlines import joined, single_ring, trace
-from mmdet_r2.datasets.image_annotations import to_rle
 from mmdet_r2.errors import DataError
-from mmdet_r2.structures.masks import encode_rle, polygons_to_rle
+from mmdet_r2.structures.masks import encode_rle, polygons_to_rle, to_rle
 
 W, H = 96, 64
 FORMATS = ('voc', 'yolo', 'labelme', 'csv', 'masks')

@@ -227,7 +227,10 @@ WRONG = {
     'bitmap': (dict(masks=[BITMAP.T]), r'mask 0 is a bitmap of shape \(96, 64\)'),
     'flat polygon': (dict(masks=[POLYGON]), 'mask 0 is one list of numbers'),
     'short polygon': (dict(masks=[[[1, 2, 3, 4]]]), 'polygons of at least three points'),
-    'run lengths': (dict(masks=[dict(size=[1, 1], counts=[1])]), 'run lengths with counts'),
+    'run lengths': (
+        dict(masks=[dict(size=[1, 1], counts=[1])]),
+        'mask 0 .* size of its run lengths',
+    ),
     'no mask for a box': (dict(boxes=None), 'not every object has a mask'),
     'size': (dict(width=0, height=5), 'size 0 x 5'),
     'no file': (dict(file_name='9.png'), '9.png: No such file'),

@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from pycocotools import mask as coco_mask
 
 from ..errors import DataError
-from ..evaluation.coco_format import ground_truth, read_annotations, to_rle
+from ..evaluation.coco_format import ground_truth, read_annotations
+from ..evaluation.image_result import compressed_masks
 from ..evaluation.matching import Comparison, Objects, compare, judge, precision_curves
 from ..files import read_json
 from ..progress import progress
@@ -131,7 +132,10 @@ def read_results(
                     f'{result_file}: a record of image {image["id"]} has no segmentation; use '
                     '--types bbox, or the file PREFIX.segm.json.'
                 )
-            masks = [to_rle(r['segmentation'], image['height'], image['width']) for r in records]
+            where = f'{result_file if detected else ann_file}: image {image["id"]}'
+            height, width = image['height'], image['width']
+            given = [r['segmentation'] for r in records]
+            masks = compressed_masks(given, height, width, where)
         elif any('bbox' not in r for r in records):
             raise DataError(
                 f'{result_file}: a record of image {image["id"]} has no bbox; use --types segm, '

@@ -14,10 +14,11 @@ from ..apis.tta import datasets_of
 from ..config import load_config
 from ..errors import ConfigError, DataError
 from ..evaluation import load_results
-from ..evaluation.coco_format import to_rle
+from ..evaluation.image_result import compressed_masks
 from ..evaluation.matching import Comparison, Objects, compare
 from ..ops import nms
 from ..registry import DATASETS, init_scope
+from ..structures.masks import compressed, usable_masks
 
 
 @dataclass
@@ -85,7 +86,13 @@ def read_tested(
                 f'{results}: entry {number} is of image {result["img_id"]!r}, but the test data '
                 f'of {name} has image {info.get("img_id")!r} there; use the config that was tested.'
             )
-        _check_instances(result, len(classes), f'{results}: entry {number}', name)
+        where = f'{results}: entry {number}, image {info.get("img_id")!r}'
+        _check_instances(result, len(classes), where, name)
+        masks = (result.get('pred_instances') or {}).get('masks')
+        if masks is not None:
+            height, width = info['height'], info['width']
+            masks = compressed_masks(list(masks), height, width, where)
+            result['pred_instances']['masks'] = masks
     return Tested(config, metainfo, classes, infos, found)
 
 
@@ -139,8 +146,10 @@ def truth_of(info: dict, masks: bool = False) -> Objects:
     instances = info.get('instances', [])
     rles = None
     if masks:
-        instances = [instance for instance in instances if instance.get('mask')]
-        rles = [to_rle(i['mask'], info['height'], info['width']) for i in instances]
+        height, width = info['height'], info['width']
+        usable = usable_masks([i.get('mask') for i in instances], height, width)
+        instances = [i for i, mask in zip(instances, usable) if mask is not None]
+        rles = [compressed(mask, height, width) for mask in usable if mask is not None]
     boxes = np.array([instance['bbox'] for instance in instances], float).reshape(-1, 4)
     boxes[:, 2:] -= boxes[:, :2]
     return Objects(

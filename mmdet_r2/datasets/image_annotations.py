@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as coco_mask
 
-from mmdet_r2.datasets.transforms.loading import usable_mask
 from mmdet_r2.errors import DataError, did_you_mean
-from mmdet_r2.structures.masks import encode_rle, polygons_to_rle
+from mmdet_r2.structures.masks import MAX_POINTS, encode_rle, rle_problem, to_rle, usable_mask
 
 
 @dataclass
@@ -239,24 +238,17 @@ def _segmentation(mask: Any, i: int, width: int, height: int) -> list | dict | N
         shape = encode_rle(bitmap[None] != 0)[0]
     usable = usable_mask(shape, height, width)
     if usable is None or (isinstance(shape, list) and len(usable) < len(shape)):
-        wanted = 'polygons of at least three points x, y'
         if isinstance(shape, dict):
-            wanted = f'run lengths with counts and size [{height}, {width}]'
-        raise _Wrong(f'mask {i} is {_short(mask)}, expected {wanted}')
+            raise _Wrong(f'mask {i} is {_short(mask)}: {rle_problem(shape, height, width)}')
+        raise _Wrong(
+            f'mask {i} is {_short(mask)}, expected polygons of at least three points x, y, at most '
+            f'{MAX_POINTS} points in all'
+        )
     if isinstance(usable, list):
         return [polygon.tolist() for polygon in usable]
     counts = usable['counts']
     counts = counts.decode('ascii') if isinstance(counts, bytes) else counts
     return dict(size=[height, width], counts=counts)
-
-
-def to_rle(segmentation: list | dict, height: int, width: int) -> dict:
-    """A usable COCO ``segmentation`` as compressed run lengths."""
-    if isinstance(segmentation, list):
-        return polygons_to_rle(segmentation, height, width)
-    if isinstance(segmentation['counts'], list):
-        return coco_mask.frPyObjects(segmentation, height, width)
-    return segmentation
 
 
 def mask_box(segmentation: list | dict, height: int, width: int) -> list[float]:

@@ -18,7 +18,6 @@ from pycocotools.cocoeval import COCOeval
 
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import METRICS
-from mmdet_r2.structures.masks import encode_rle
 
 from .coco_format import (
     annotations_of,
@@ -29,7 +28,15 @@ from .coco_format import (
 )
 from .coco_numbers import AP_ITEMS, COCO_MAX_DETS, TWELVE, class_table, mean_of, number_of
 from .collect import PerImageMetric
-from .image_result import ImageResult, as_array, check_labels, finite_detections, pack, unpack
+from .image_result import (
+    ImageResult,
+    as_array,
+    check_labels,
+    finite_detections,
+    mask_results,
+    pack,
+    unpack,
+)
 from .matching import compare_evaluated
 from .mistakes import summary, worst_table
 from .recall import greedy_iou, top_boxes
@@ -179,8 +186,11 @@ class CocoMetric(PerImageMetric):
             raise ConfigError(
                 "metric 'segm' needs masks, but this model predicts boxes only; use 'bbox'"
             )
-        if masks is not None and not isinstance(masks, list | tuple):
-            masks = encode_rle(masks)
+        height, width = map(int, sample['ori_shape'][:2])
+        if masks is not None:
+            masks = mask_results(
+                masks, len(bboxes), height, width, f'results of image {sample["img_id"]!r}'
+            )
         instances = None
         if self._annotations is None and 'instances' in sample:
             instances = [_plain(instance) for instance in sample['instances']]
@@ -190,15 +200,14 @@ class CocoMetric(PerImageMetric):
                 "ann_file, or add 'instances' to the "
                 'meta_keys of PackDetInputs'
             )
-        height, width = sample['ori_shape'][:2]
         result = ImageResult(
             img_id=sample['img_id'],
-            height=int(height),
-            width=int(width),
+            height=height,
+            width=width,
             bboxes=bboxes,
             scores=as_array(predicted['scores']).astype(np.float32),
             labels=as_array(predicted['labels']).astype(np.int64),
-            masks=None if masks is None else list(masks),
+            masks=masks,
             mask_scores=(
                 as_array(predicted['mask_scores']).astype(np.float32)
                 if 'mask_scores' in predicted

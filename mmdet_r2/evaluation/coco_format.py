@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from mmdet_r2.errors import DataError
 from mmdet_r2.files import read_json, write_json
-from mmdet_r2.structures.masks import polygons_to_rle
+from mmdet_r2.structures.masks import to_rle, usable_masks
 
 from .image_result import ImageResult
 
@@ -99,12 +99,11 @@ def ground_truth(annotations: dict, iou_type: str) -> COCO:
     """
     objects = annotations['annotations']
     if iou_type == 'segm':
-        with_mask = [a for a in objects if a.get('segmentation')]
+        with_mask = _with_usable_masks(objects, annotations['images'])
         if len(with_mask) < len(objects):
             print_log(
-                f'{len(objects) - len(with_mask)} of {len(objects)} annotations have no '
-                'segmentation and are left out of the '
-                'evaluation of masks',
+                f'{len(objects) - len(with_mask)} of {len(objects)} annotations have no usable '
+                'segmentation and are left out of the evaluation of masks',
                 'current',
                 level=30,
             )
@@ -115,6 +114,22 @@ def ground_truth(annotations: dict, iou_type: str) -> COCO:
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
+
+
+def _with_usable_masks(objects: Sequence[dict], images: Sequence[dict]) -> list[dict]:
+    """The annotations whose mask pycocotools can take, with that mask."""
+    of_image: dict[Any, list[int]] = {}
+    for k, annotation in enumerate(objects):
+        of_image.setdefault(annotation['image_id'], []).append(k)
+    masks: list[Any] = [None] * len(objects)
+    for image in images:
+        here = of_image.get(image['id'], [])
+        given = [objects[k].get('segmentation') for k in here]
+        if any(given) and not (image['height'] and image['width']):
+            raise DataError(f'image {image["id"]!r} has masks, but no height and width')
+        for k, mask in zip(here, usable_masks(given, image['height'], image['width'])):
+            masks[k] = mask
+    return [dict(a, segmentation=m) for a, m in zip(objects, masks) if m is not None]
 
 
 def detections(
@@ -201,13 +216,3 @@ def write_results(
         write_json(path, records)
         print_log(f'wrote {len(records)} results to {path}', 'current')
     return list(files)
-
-
-def to_rle(mask: Any, height: int, width: int) -> dict:
-    """One object's polygons or run lengths as compressed run lengths; of polygons without area an
-    empty mask.
-    """
-    if isinstance(mask, dict):
-        uncompressed = isinstance(mask['counts'], list)
-        return coco_mask.frPyObjects(mask, height, width) if uncompressed else mask
-    return polygons_to_rle([part for part in mask if len(part) >= 6], height, width)

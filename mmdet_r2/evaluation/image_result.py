@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmdet_r2.errors import ConfigError
+from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.structures.masks import compressed, encode_rle, rle_problems, usable_masks
 
 
 @dataclass
@@ -59,6 +60,47 @@ def finite_detections(result: ImageResult) -> tuple[ImageResult, int]:
     if finite.all():
         return result, 0
     return select(result, finite), int(np.count_nonzero(~finite))
+
+
+def mask_results(masks: Any, number: int, height: int, width: int, where: str) -> list[dict]:
+    """The masks of an image's detections as run lengths.
+
+    Args:
+        masks: (n, H, W) bool or 0/1, or n run lengths.
+        number: of detections, n.
+        height, width: of the original image.
+        where: begins the message: which image, of which file.
+
+    Raises:
+        DataError: there are not n masks of the image's size.
+    """
+    if not isinstance(masks, list | tuple):
+        shape = tuple(np.shape(masks))
+        if number and shape != (number, height, width):
+            raise DataError(
+                f'{where}: masks are of shape {shape}, expected {(number, height, width)}: a mask '
+                'for each box, of the size of the image (ori_shape)'
+            )
+        return encode_rle(masks) if number else []
+    if len(masks) != number:
+        raise DataError(f'{where}: {len(masks)} masks for {number} boxes')
+    return compressed_masks(masks, height, width, where)
+
+
+def compressed_masks(masks: Sequence[Any], height: int, width: int, where: str) -> list[dict]:
+    """COCO segmentations of one image, each of which must be usable, as compressed run lengths.
+
+    Raises:
+        DataError: one is not usable; begins with ``where``.
+    """
+    usable = usable_masks(masks, height, width)
+    if None in usable:
+        i = usable.index(None)
+        problem = 'no polygon of three points or more'
+        if not isinstance(masks[i], list):
+            (problem,) = rle_problems([masks[i]], [(height, width)])
+        raise DataError(f'{where}: mask {i} cannot be used: {problem}')
+    return [compressed(mask, height, width) for mask in usable]
 
 
 def check_labels(images: Sequence[ImageResult], num_classes: int) -> None:

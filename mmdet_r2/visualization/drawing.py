@@ -11,6 +11,7 @@ import torch
 from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 
+from mmdet_r2.structures.masks import to_rle
 from mmdet_r2.structures.panoptic import INSTANCE_OFFSET, VOID_LABEL, values_of
 
 from .palette import Color
@@ -156,12 +157,12 @@ def _draw_mask(image: np.ndarray, mask: Any, color: Color, alpha: float) -> None
     Run lengths are decoded here, one after the other: all together may be gigabytes. All but the
     decoding is done in the object's window alone, which is small in a large photo.
     """
-    shape = tuple(mask['size']) if isinstance(mask, dict) else np.shape(mask)
-    if shape != image.shape[:2]:
-        raise ValueError(f'mask of shape {shape} for an image of shape {image.shape[:2]}')
     if isinstance(mask, dict):
-        x, y, width, height = coco_mask.toBbox(mask).astype(int).tolist()
-        mask = coco_mask.decode(mask)
+        rle = to_rle(mask, *image.shape[:2])
+        x, y, width, height = coco_mask.toBbox(rle).astype(int).tolist()
+        mask = coco_mask.decode(rle)
+    elif np.shape(mask) != image.shape[:2]:
+        raise ValueError(f'mask of shape {np.shape(mask)} for an image of shape {image.shape[:2]}')
     else:
         mask = np.ascontiguousarray(mask, dtype=np.uint8)
         x, y, width, height = cv2.boundingRect(mask)

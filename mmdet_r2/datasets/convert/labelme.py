@@ -20,10 +20,10 @@ from mmdet_r2.datasets.convert.common import Notes, sorted_files
 from mmdet_r2.datasets.convert.outlines import joined, parts, trace
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, annotated_size
-from mmdet_r2.datasets.transforms.loading import MAX_COORDINATE
 from mmdet_r2.errors import DataError
 from mmdet_r2.files import read_json, write_json
 from mmdet_r2.progress import progress
+from mmdet_r2.structures.masks import MAX_COORDINATE
 
 _CIRCLE_POINTS = 128  # area to within 0.04 %
 _WITHOUT_AREA = ('point', 'points', 'line', 'linestrip')

@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 
-from mmdet_r2.datasets.image_annotations import to_rle
-from mmdet_r2.structures.masks import polygons_to_rle
+from mmdet_r2.structures.masks import polygons_to_rle, to_rle
 
 # Unit steps right, down, left, up; the object is on the right-hand side of its outline.
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))

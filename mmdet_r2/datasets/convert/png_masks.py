@@ -15,12 +15,12 @@ from PIL import Image
 
 from mmdet_r2.datasets.convert.coco_json import CocoImage, kept_objects, output_stems
 from mmdet_r2.datasets.convert.common import Notes
-from mmdet_r2.datasets.image_annotations import ImageAnnotations, to_rle
+from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, list_images, read_header
 from mmdet_r2.errors import DataError
 from mmdet_r2.files import write_image
 from mmdet_r2.progress import progress
-from mmdet_r2.structures.masks import encode_rle
+from mmdet_r2.structures.masks import encode_rle, to_rle
 
 _BORDER = 255  # in VOC's PNGs: around objects, of nothing
 

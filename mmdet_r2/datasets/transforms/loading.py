@@ -11,7 +11,14 @@ from mmengine import fileio
 
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import TRANSFORMS
-from mmdet_r2.structures.masks import BitmapMasks, PolygonMasks, polygons_to_rle
+from mmdet_r2.structures.masks import (  # noqa: F401 (two are imported from here)
+    MAX_COORDINATE,
+    BitmapMasks,
+    PolygonMasks,
+    compressed,
+    usable_mask,
+    usable_masks,
+)
 
 
 class UnreadableImageError(DataError):
@@ -244,16 +251,14 @@ class LoadAnnotations(MMCVLoadAnnotations):
 
     def _load_masks(self, results: dict, instances: list[dict]) -> None:
         height, width = results['ori_shape']
-        masks = [
-            usable_mask(instance.get('mask'), height, width, self.poly2mask)
-            for instance in instances
-        ]
+        given = [instance.get('mask') for instance in instances]
+        masks = usable_masks(given, height, width, self.poly2mask)
         flags = [i['ignore_flag'] or mask is None for i, mask in zip(instances, masks)]
         results['gt_ignore_flags'] = np.array(flags, dtype=bool)
         if self.poly2mask:
             bitmaps = np.empty((len(masks), height, width), dtype=np.uint8)
             if masks:
-                rles = [_to_rle(mask, height, width) for mask in masks]
+                rles = [compressed(mask, height, width) for mask in masks]
                 # Decoding fills columns: .T is (n, width, height) without gaps.
                 for bitmap, columns in zip(bitmaps, coco_mask.decode(rles).T):
                     cv2.transpose(columns, dst=bitmap)
@@ -324,46 +329,6 @@ class LoadAnnotations(MMCVLoadAnnotations):
             f'with_mask={self.with_mask}, with_seg={self.with_seg}, poly2mask={self.poly2mask}, '
             f'ignore_index={self.ignore_index})'
         )
-
-
-# Of polygons, in pixels: pycocotools needs memory for every pixel of an outline, and crashes.
-MAX_COORDINATE = 1e6
-
-
-def usable_mask(
-    mask: object, height: int, width: int, allow_rle: bool = True
-) -> list[np.ndarray] | dict | None:
-    """A COCO ``segmentation`` that can be used for an image of this size, or None.
-
-    Polygons are lists of x, y pairs; those with fewer than three points, an odd count or a
-    coordinate that is not finite, or beyond ``MAX_COORDINATE``, are left out. Run lengths,
-    compressed or not, must have the image's size.
-    """
-    if isinstance(mask, dict):
-        fits = mask.get('size') in ([height, width], (height, width))
-        known = isinstance(mask.get('counts'), (list, str, bytes))
-        return mask if allow_rle and fits and known else None
-    if not isinstance(mask, list):
-        return None
-    polygons = []
-    for points in mask:
-        if isinstance(points, (list, np.ndarray)) and len(points) >= 6 and len(points) % 2 == 0:
-            try:
-                polygon = np.array(points, dtype=np.float64)
-            except (TypeError, ValueError):  # text, null or nested lists among the numbers
-                continue
-            if polygon.ndim == 1 and (np.abs(polygon) < MAX_COORDINATE).all():
-                polygons.append(polygon)
-    return polygons or None
-
-
-def _to_rle(mask: list[np.ndarray] | dict | None, height: int, width: int) -> dict:
-    """Compressed run lengths of a usable mask; None is an empty one."""
-    if isinstance(mask, dict):
-        if isinstance(mask['counts'], list):
-            return coco_mask.frPyObjects(mask, height, width)
-        return mask
-    return polygons_to_rle(mask or [], height, width)
 
 
 @TRANSFORMS.register_module()

@@ -9,17 +9,40 @@ Legend: n masks, H x W image, h x w mask of a box, r boxes of one image, R boxes
 
 from .bitmaps import BitmapMasks, Shape
 from .paste import paste_masks
-from .polygons import PolygonMasks
-from .rle import encode_columns, encode_rle, polygons_to_rle
+from .polygons import MAX_OUTLINE, PolygonMasks, polygons_to_rle
+from .rle import encode_columns, encode_rle
 from .targets import mask_targets
+from .usable import (
+    MAX_COORDINATE,
+    MAX_MASK_PIXELS,
+    MAX_POINTS,
+    compressed,
+    rle_problem,
+    rle_problems,
+    to_rle,
+    usable_mask,
+    usable_masks,
+    usable_rles,
+)
 
 __all__ = [
+    'MAX_COORDINATE',
+    'MAX_MASK_PIXELS',
+    'MAX_OUTLINE',
+    'MAX_POINTS',
     'BitmapMasks',
     'PolygonMasks',
     'Shape',
+    'compressed',
     'encode_columns',
     'encode_rle',
     'mask_targets',
     'paste_masks',
     'polygons_to_rle',
+    'rle_problem',
+    'rle_problems',
+    'to_rle',
+    'usable_mask',
+    'usable_masks',
+    'usable_rles',
 ]

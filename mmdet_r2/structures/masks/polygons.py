@@ -16,7 +16,10 @@ from mmdet_r2.structures.masks.bitmaps import (
     crop_window,
     numpy_index,
 )
-from mmdet_r2.structures.masks.rle import polygons_to_rle
+
+MAX_OUTLINE = 10_000_000
+"""Of one object, in pixels: the larger of its sides for every edge, all polygons together.
+pycocotools takes 40 bytes for each of them."""
 
 
 class PolygonMasks:
@@ -169,6 +172,36 @@ class PolygonMasks:
         return cls(
             [polygons for m in masks for polygons in m.masks], masks[0].height, masks[0].width
         )
+
+
+def polygons_to_rle(polygons: Sequence[np.ndarray], height: int, width: int) -> dict:
+    """Union of one object's polygons as COCO run lengths; without polygons, an empty mask.
+
+    Polygons whose outline is longer than ``MAX_OUTLINE``, as of an object far larger than its box
+    that is scaled up, are cut to the image first.
+    """
+    polygons = [np.asarray(p, dtype=np.float64) for p in polygons]
+    if polygons and not outline_fits(polygons):
+        limits = (-1, -1, width + 1, height + 1)
+        polygons = [part for p in polygons for part in _clip_polygon(p, *limits)]
+    if len(polygons) == 0:
+        return coco_mask.frPyObjects(
+            {'size': [height, width], 'counts': [height * width]}, height, width
+        )
+    parts = coco_mask.frPyObjects(polygons, height, width)
+    return parts[0] if len(parts) == 1 else coco_mask.merge(parts)
+
+
+def outline_fits(polygons: Sequence[np.ndarray]) -> bool:
+    """Whether polygons x0, y0, x1, y1, ... together have an outline of at most ``MAX_OUTLINE``."""
+    # No edge is longer than twice the largest coordinate: most need no closer look.
+    if sum(len(p) * float(np.abs(p).max(initial=0)) for p in polygons) <= MAX_OUTLINE:
+        return True
+    total = 0.0
+    for polygon in polygons:
+        points = polygon.reshape(-1, 2)
+        total += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+    return total <= MAX_OUTLINE
 
 
 def _clip_polygon(

@@ -1,23 +1,9 @@
-"""COCO's run lengths, from polygons and from bitmaps."""
-
-from collections.abc import Sequence
+"""COCO's run lengths of bitmaps."""
 
 import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
 from torch import Tensor
-
-
-def polygons_to_rle(polygons: Sequence[np.ndarray], height: int, width: int) -> dict:
-    """Union of one object's polygons as COCO run lengths; without polygons, an empty mask."""
-    if len(polygons) == 0:
-        return coco_mask.frPyObjects(
-            {'size': [height, width], 'counts': [height * width]}, height, width
-        )
-    parts = coco_mask.frPyObjects(
-        [np.asarray(p, dtype=np.float64) for p in polygons], height, width
-    )
-    return parts[0] if len(parts) == 1 else coco_mask.merge(parts)
 
 
 def encode_rle(masks: Tensor | np.ndarray) -> list[dict]:
