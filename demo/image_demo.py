@@ -28,7 +28,7 @@ from mmdet_r2.apis.results import (
     prediction,
 )
 from mmdet_r2.errors import DataError, run_cli
-from mmdet_r2.files import write_image, write_json
+from mmdet_r2.files import path_inside, write_image, write_json
 from mmdet_r2.progress import progress
 from mmdet_r2.visualization import check_display
 
@@ -67,7 +67,7 @@ class Panoptic:
         """Write an image's map; how many segments it has."""
         name = self.names.new(ImageSource('', each.name).stem or 'image', '.png')
         found = prediction(each.sample, len(self.classes))
-        write_image(self.out_dir / 'panoptic' / name, found['panoptic_seg'])
+        write_image(path_inside(self.out_dir / 'panoptic', name), found['panoptic_seg'])
         record = panoptic_record(each.sample, name, self.ids)
         self.annotations.append(record)
         return len(record['segments_info'])

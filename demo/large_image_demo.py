@@ -23,7 +23,7 @@ from mmdet_r2.apis.images import ImageSource, Names, find_images
 from mmdet_r2.apis.results import JsonList
 from mmdet_r2.apis.slicing import slice_inference
 from mmdet_r2.errors import ConfigError, DataError, run_cli
-from mmdet_r2.files import write_image
+from mmdet_r2.files import path_inside, write_image
 from mmdet_r2.visualization import DetLocalVisualizer, check_display
 
 
@@ -104,7 +104,7 @@ def main() -> None:
                 image[..., ::-1], sample, draw_gt=False, pred_score_thr=args.score_thr
             )
             name = names.new(source.stem or 'image', source.drawing_suffix)
-            write_image(out_dir / 'vis' / name, drawing)
+            write_image(path_inside(out_dir / 'vis', name), drawing)
             if args.show:
                 visualizer.show(drawing, path)
             print(f'{path} ({image.shape[1]} x {image.shape[0]}): {len(records)} found')

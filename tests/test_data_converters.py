@@ -773,13 +773,34 @@ def test_split_is_repeatable(repo, photos, tmp_path, capsys):
         convert.split(parts[0][0], 0.01)
 
 
+@pytest.mark.parametrize('kind', ['yolo', 'labelme', 'voc', 'masks'])
+def test_writers_write_nothing_outside_their_folder(repo, shapes, tmp_path, kind):
+    content = json.loads(shapes[0].read_text())
+    (tmp_path / 'other').mkdir()
+    before = sorted(tmp_path.rglob('*'))
+    for name in ('./../../a.jpg', 'a/../../../b.jpg', '/tmp/a.jpg', 'C:\\a.jpg', '..\\..\\a.jpg'):
+        content['images'][-1]['file_name'] = name
+        ann_file = shapes[0].with_name('outside.json')
+        ann_file.write_text(json.dumps(content))
+        with pytest.raises(DataError) as error:
+            run(repo, 'from_coco', kind, ann_file, tmp_path / 'deep' / 'out')
+        assert repr(name) in str(error.value)
+        ann_file.unlink()
+    content['images'][-1]['file_name'] = 'link/a.jpg'
+    shapes[0].write_text(json.dumps(content))
+    out = tmp_path / 'deep' / 'out'
+    folder = {'yolo': out / 'labels' / 'train', 'voc': out / 'Annotations'}.get(kind, out)
+    folder.mkdir(parents=True)
+    (folder / 'link').symlink_to(tmp_path / 'other')
+    with pytest.raises(DataError, match='link/a'):
+        run(repo, 'from_coco', kind, shapes[0], out)
+    assert sorted(path for path in tmp_path.rglob('*') if 'deep' not in path.parts) == before
+
+
 def test_writers_say_what_they_cannot_do(shapes, tmp_path, notes):
     classes, images = convert.read_coco(shapes[0], notes)
     with pytest.raises(DataError, match='use --divisor 32768 or less'):
         convert.write_masks(images, classes, tmp_path / 'm', notes, divisor=40000)
-    images[0].file_name = '/absolute.png'
-    with pytest.raises(DataError, match='not named relative to the image folder'):
-        convert.write_voc(images, tmp_path / 'v', notes)
     convert.write_yolo(images[1:], classes, tmp_path / 'y', notes)
     with pytest.raises(DataError, match='has other classes'):
         convert.write_yolo(images[1:], ['cat'], tmp_path / 'y', notes)

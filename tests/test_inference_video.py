@@ -130,7 +130,7 @@ def test_the_demo_keeps_rate_and_size(files, repo, tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     'video, options, message',
     [
-        ('none.mp4', [], 'none.mp4: no such video file'),
+        ('none.mp4', [], 'none.mp4: No such file'),
         ('text.mp4', [], 'text.mp4: not a video that OpenCV can read'),
         ('empty.mp4', [], 'empty.mp4: not a video that OpenCV can read'),
         ('in.avi', ['--out', 'a.gif'], 'a.gif: videos are written into files that end in .avi'),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ..datasets.transforms import LoadImageFromFile, LoadPanopticAnnotations, Pa
 from ..errors import ConfigError
 from ..evaluation.matching import IGNORED, RIGHT, Comparison, interpolate, judge, ranked
 from ..evaluation.panoptic_quality import quality
-from ..files import write_text
+from ..files import path_inside, plain_name, write_text
 from ..progress import progress
 from ..registry import METRICS
 from ..structures import DetDataSample
@@ -114,16 +115,17 @@ def write_gallery(
     files = []
     for kind, place, i in progress(chosen, 'drawing'):
         info = tested.infos[i]
-        name = f'{place:03d}_{scores[i]:.3f}_{Path(info["img_path"]).name}'
+        name = f'{place:03d}_{scores[i]:.3f}_{os.path.basename(info["img_path"])}'
+        path = path_inside(folder / kind, plain_name(name))
         loaded: Any = LoadImageFromFile()(dict(info))
         drawer.add_datasample(
             name,
             loaded['img'][..., ::-1],
             data_sample=_sample(loaded, tested.results[i], masks),
-            out_file=str(folder / kind / name),
+            out_file=str(path),
             pred_score_thr=score_thr,
         )
-        files.append(folder / kind / name)
+        files.append(path)
     text = io.StringIO()
     table = csv.writer(text)
     table.writerow(['img_id', 'img_path', 'score', 'objects', 'detections'])

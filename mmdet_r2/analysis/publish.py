@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..engine.checkpoint import write_atomically
 from ..errors import CheckpointError, ConfigError
+from ..files import settle, temporary_name
 from ..zoo import checkpoint_weights, read_checkpoint
 from ..zoo.download import expected_hash, sha256
 from .files import make_folder
@@ -64,7 +65,7 @@ def publish(
         else:
             content[key] = _public(checkpoint[key]) if key == 'meta' else checkpoint[key]
     folder = make_folder(out_file.parent)
-    temporary = folder / f'.{out_file.stem}.{os.getpid()}{suffix}'
+    temporary = temporary_name(out_file, suffix)
     try:
         if suffix == '.safetensors':
             _write_safetensors(content, temporary)
@@ -74,7 +75,7 @@ def publish(
         if (former := expected_hash(out_file.name)) is not None:
             stem = stem.removesuffix(f'-{former}')
         final = folder / f'{stem}-{sha256(temporary)[:8]}{suffix}'
-        os.replace(temporary, final)
+        settle(temporary, final)
     except OSError as error:
         raise ConfigError(f'{out_file}: cannot be written ({error.strerror or error}).') from None
     finally:

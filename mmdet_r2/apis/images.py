@@ -19,6 +19,7 @@ from torch import Tensor
 from ..datasets.image_files import SUFFIXES
 from ..datasets.transforms import LoadImageFromFile
 from ..errors import ConfigError, DataError
+from ..files import plain_name
 
 Image = str | os.PathLike[str] | bytes | np.ndarray | Tensor | PIL.Image.Image
 
@@ -167,7 +168,8 @@ class Names:
         return len(self._taken)
 
     def new(self, stem: str, suffix: str) -> str:
-        """``stem + suffix``, or ``stem-2 + suffix``, and so on."""
+        """``stem + suffix``, or ``stem-2 + suffix``, and so on, as a file can be called."""
+        stem = plain_name(stem)
         name, number = stem + suffix, 1
         while name in self._taken:
             number += 1

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..errors import ConfigError, DataError
-from ..files import write_image, write_json
+from ..files import path_inside, write_image, write_json
 from ..progress import progress
 from ..structures import DetDataSample
 from ..visualization import DetLocalVisualizer
@@ -236,7 +236,7 @@ class DetInferencer:
     ) -> str:
         names = self._drawing_names.setdefault(os.fspath(out_dir), Names())
         stem = source.stem or f'{names.count:08d}'
-        path = Path(out_dir) / 'vis' / names.new(stem, source.drawing_suffix)
+        path = path_inside(Path(out_dir, 'vis'), names.new(stem, source.drawing_suffix))
         write_image(path, drawing)
         return str(path)
 
@@ -246,10 +246,10 @@ class DetInferencer:
         stem = names.new(ImageSource('', path).stem or f'{names.count}', '')
         folder = Path(out_dir) / 'preds'
         if 'panoptic_seg' in one:
-            png = folder / f'{stem}_panoptic_seg.png'
+            png = path_inside(folder, f'{stem}_panoptic_seg.png')
             write_image(png, one.pop('panoptic_seg'))
             one['panoptic_seg_path'] = str(png)
-        write_json(folder / f'{stem}.json', one)
+        write_json(path_inside(folder, f'{stem}.json'), one)
 
 
 def model_and_weights(

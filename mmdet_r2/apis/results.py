@@ -19,7 +19,7 @@ from ..datasets.metainfo import COCO_METAINFO, COCO_PANOPTIC_METAINFO
 from ..errors import DataError
 from ..evaluation.coco_format import bbox_records
 from ..evaluation.image_result import ImageResult, as_array, finite_detections
-from ..files import read_json, writing
+from ..files import read_json, replacing, writing
 from ..structures import DetDataSample
 from ..structures.masks import encode_rle
 from ..structures.panoptic import INSTANCE_OFFSET, ids_to_rgb
@@ -223,13 +223,14 @@ class JsonList:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.length = 0
-        self._temporary = self.path.with_name(f'.{self.path.name}.{os.getpid()}')
 
     def __enter__(self) -> 'JsonList':
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._temporary, 'w', encoding='utf-8')
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(replacing(self.path))
+            with writing(self.path):
+                self._file = stack.enter_context(open(temporary, 'w', encoding='utf-8'))
             self._file.write('[')
+            self._stack = stack.pop_all()
         return self
 
     def extend(self, values: Iterable[Any]) -> None:
@@ -245,19 +246,14 @@ class JsonList:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
+        if kind is None:
+            with self._stack:
+                self._file.write('\n]\n')
+                self._file.close()
+        else:
             with contextlib.suppress(OSError):
                 self._file.close()
-            self._temporary.unlink(missing_ok=True)
-            return
-        try:
-            with writing(self.path), self._file:
-                self._file.write('\n]\n')
-            with writing(self.path):
-                os.replace(self._temporary, self.path)
-        except DataError:
-            self._temporary.unlink(missing_ok=True)
-            raise
+            self._stack.__exit__(kind, error, trace)
 
 
 def _annotation_file(path: str | os.PathLike[str]) -> '_AnnotationFile':

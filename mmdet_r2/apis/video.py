@@ -1,6 +1,7 @@
 """Detection in videos: frames streamed from one file through the detector into another."""
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from ..errors import DataError
-from ..files import writing
+from ..files import open_file, replacing
 from ..structures import DetDataSample
 from .inference import image_pipeline
 from .stream import Masks, stream
@@ -96,18 +97,19 @@ class VideoWriter:
             raise DataError(
                 f'{self.path}: videos are written into files that end in {", ".join(_CODECS)}.'
             )
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self.path.with_name(f'.{self.path.stem}.{os.getpid()}{suffix}')
+        _check_name(os.fspath(path))
+        self._replacing = replacing(self.path)
+        self._temporary = self._replacing.__enter__()
         code = cv2.VideoWriter.fourcc(*_CODECS[suffix])
         self._size, self._frames = (width, height), 0
         self._writer = cv2.VideoWriter(str(self._temporary), code, fps, self._size)
         if not self._writer.isOpened():
-            self._temporary.unlink(missing_ok=True)
-            raise DataError(
+            error = DataError(
                 f'{self.path}: cannot be written (no permission, or OpenCV lacks the codec '
-                f'{_CODECS[suffix]}).'
+                f'{_CODECS[suffix]})'
             )
+            self._replacing.__exit__(type(error), error, None)
+            raise error
 
     def write(self, frame: np.ndarray) -> None:
         """Add a frame (height, width, 3) uint8 BGR."""
@@ -126,13 +128,13 @@ class VideoWriter:
         trace: TracebackType | None,
     ) -> None:
         self._writer.release()
-        try:
-            if kind is None:
+        if kind is None:
+            try:
                 self._check_written()
-                with writing(self.path):
-                    os.replace(self._temporary, self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+            except DataError as failure:
+                self._replacing.__exit__(DataError, failure, None)
+                raise
+        self._replacing.__exit__(kind, error, trace)
 
     def _check_written(self) -> None:
         """OpenCV says nothing of a disk that is full; what it leaves then has no index."""
@@ -184,9 +186,17 @@ def quiet_opencv() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 
+def _check_name(path: str) -> None:
+    """OpenCV crashes on names that are not UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise DataError(f'{path!r}: its name is not UTF-8; rename the file or folder') from None
+
+
 def _capture(path: str) -> cv2.VideoCapture:
-    if not os.path.isfile(path):
-        raise DataError(f'{path}: no such video file.')
+    _check_name(path)
+    open_file(path, 'video', sys.maxsize).close()
     # OpenCV would else look for numbered images beside a file that is no video
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
     if not capture.isOpened():

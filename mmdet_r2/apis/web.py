@@ -4,7 +4,6 @@ Needs gradio, the extra ``web``; nothing else of the package imports this module
 """
 
 import collections
-import json
 import os
 import socket
 import tempfile
@@ -19,6 +18,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from ..errors import ConfigError, UserError
+from ..files import path_inside, plain_name, write_json
 from ..structures import DetDataSample
 from ..structures.panoptic import INSTANCE_OFFSET
 from ..visualization import draw_instances, draw_panoptic, get_palette
@@ -206,8 +206,8 @@ class Findings:
             results=coco_results(sample, classes=self.classes),
             segments_info=[dict(each, name=self._name(each['label'])) for each in self.segments],
         )
-        path = Path(self.folder.name) / f'{Path(name).stem}.json'
-        path.write_text(json.dumps(content, indent=1) + '\n')
+        path = path_inside(self.folder.name, f'{plain_name(Path(name).stem)}.json')
+        write_json(path, content, indent=1)
         return os.fspath(path)
 
     def _name(self, label: int) -> str:

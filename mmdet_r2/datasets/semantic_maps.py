@@ -12,7 +12,7 @@ import numpy as np
 from mmdet_r2.datasets.coco_panoptic import CocoPanopticDataset
 from mmdet_r2.datasets.transforms.panoptic import LoadPanopticAnnotations
 from mmdet_r2.errors import ConfigError, DataError
-from mmdet_r2.files import write_image
+from mmdet_r2.files import path_inside, write_image
 from mmdet_r2.progress import progress as shown
 from mmdet_r2.structures.panoptic import VOID_LABEL
 
@@ -68,6 +68,8 @@ def write_semantic_maps(
         table[len(things) : len(things) + len(stuff)] = range(1, 1 + len(stuff))
 
     images = [dataset.get_data_info(i) for i in range(len(dataset))]
+    for image in images:  # before the first is written
+        _map_file(out, image)
     write = partial(_write_map, load, table, out)
     workers = min(workers or os.cpu_count() or 1, len(images))
     if workers == 1:
@@ -98,7 +100,7 @@ def _classes(ann_file: str | Path) -> dict[str, tuple[str, ...]]:
 
 
 def _map_file(folder: Path, image: dict) -> Path:
-    return folder / Path(image['img_path']).with_suffix('.png')
+    return path_inside(folder, os.path.splitext(image['img_path'])[0] + '.png')
 
 
 def _write_map(load: LoadPanopticAnnotations, table: np.ndarray, folder: Path, image: dict) -> None:

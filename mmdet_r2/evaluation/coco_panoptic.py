@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
 from mmdet_r2.errors import ConfigError, DataError
-from mmdet_r2.files import write_json
+from mmdet_r2.files import path_inside, plain_name, write_json
 from mmdet_r2.registry import METRICS
 from mmdet_r2.structures.panoptic import INSTANCE_OFFSET, MAX_ID, check_values, values_of
 
@@ -231,12 +231,12 @@ class CocoPanopticMetric(PerImageMetric):
             name = self._truth.annotations[img_id]['file_name']
         elif sample.get('img_path'):
             name = os.path.basename(sample['img_path'])
-        stem = os.path.splitext(name or str(img_id))[0]
+        stem = os.path.splitext(name or plain_name(str(img_id)))[0]
         file_name = f'{stem}.png'
         if self._names.setdefault(file_name, img_id) != img_id:  # of another folder
-            file_name = f'{stem}_{img_id}.png'
+            file_name = f'{stem}_{plain_name(str(img_id))}.png'
         areas = np.bincount(found.index.reshape(-1), minlength=len(found.categories) + 1)[1:]
-        write_ids(os.path.join(f'{self.outfile_prefix}.panoptic', file_name), found.index)
+        write_ids(path_inside(f'{self.outfile_prefix}.panoptic', file_name), found.index)
         isthing = self._isthing()
         return dict(
             image_id=img_id,

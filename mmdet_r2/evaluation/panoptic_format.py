@@ -162,7 +162,7 @@ def read_panoptic(
     return PanopticFile(path, folder, annotations, categories, images, backend_args)
 
 
-def write_ids(path: str, ids: np.ndarray) -> None:
+def write_ids(path: str | os.PathLike[str], ids: np.ndarray) -> None:
     """Write ids (H, W) from 0 to ``MAX_ID`` as a panoptic PNG, all or nothing."""
     write_image(path, ids_to_rgb(ids))
 

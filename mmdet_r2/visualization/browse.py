@@ -13,12 +13,12 @@ from mmengine.structures import InstanceData
 
 from mmdet_r2.datasets.transforms import LoadAnnotations, LoadImageFromFile
 from mmdet_r2.errors import ConfigError
-from mmdet_r2.files import write_image
+from mmdet_r2.files import path_inside, plain_name, write_image
 from mmdet_r2.registry import DATASETS, init_scope
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.masks import PolygonMasks
 
-from .drawing import draw_instances, draw_panoptic
+from .drawing import draw_instances, draw_panoptic, shown_text
 from .palette import Color, get_palette
 from .visualizer import _true_map
 
@@ -199,7 +199,9 @@ def _side_by_side(pictures: Sequence[Picture]) -> np.ndarray:
         column = np.zeros((height, image.shape[1], 3), np.uint8)
         column[_CAPTION : _CAPTION + image.shape[0]] = image
         font = cv2.FONT_HERSHEY_SIMPLEX
-        cv2.putText(column, caption, (4, 17), font, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+        cv2.putText(
+            column, shown_text(caption), (4, 17), font, 0.5, (255, 255, 255), 1, cv2.LINE_AA
+        )
         columns.append(column)
     return np.concatenate(columns, axis=1)
 
@@ -208,12 +210,13 @@ def write_drawing(
     folder: str | os.PathLike, img_path: str, drawing: np.ndarray, taken: set[str]
 ) -> Path:
     """Write a drawing under its image's own name, numbered where it is in ``taken``; its path."""
-    name = os.path.basename(img_path)
+    name = plain_name(os.path.basename(img_path))
     stem, suffix = os.path.splitext(name)
     following = 1
     while name in taken:
         following += 1
         name = f'{stem}_{following}{suffix}'
     taken.add(name)
-    write_image(Path(folder) / name, drawing)
-    return Path(folder) / name
+    path = path_inside(folder, name)
+    write_image(path, drawing)
+    return path

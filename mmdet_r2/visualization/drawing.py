@@ -142,6 +142,7 @@ def _draw_text_inside(
     image: np.ndarray, text: str, mask: np.ndarray, color: Color, alpha: float
 ) -> None:
     """Text around the pixel of ``mask`` (H, W) bool that is farthest from its border."""
+    text = shown_text(text)
     padded = np.pad(mask.astype(np.uint8), 1)  # the image's edge is a border, too
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(distance.argmax()), mask.shape)
@@ -181,7 +182,7 @@ def _draw_text(image: np.ndarray, text: str, box: np.ndarray, color: Color, alph
     """Text on dark ground above the box, or below its upper edge where that leaves the image."""
     height, width = image.shape[:2]
     scale, thickness = _text_style(image)
-    font = cv2.FONT_HERSHEY_SIMPLEX
+    font, text = cv2.FONT_HERSHEY_SIMPLEX, shown_text(text)
     (text_width, text_height), below = cv2.getTextSize(text, font, scale, thickness)
     left = int(np.clip(box[0], 0, max(0, width - text_width)))
     bottom = box[1] - below if box[1] >= text_height + below else box[1] + text_height + 1
@@ -189,6 +190,13 @@ def _draw_text(image: np.ndarray, text: str, box: np.ndarray, color: Color, alph
     ground = image[max(0, bottom - text_height) : bottom + below, left : left + text_width]
     ground[:] = (ground * (1 - alpha)).astype(np.uint8)
     cv2.putText(image, text, (left, bottom), font, scale, color, thickness, cv2.LINE_AA)
+
+
+def shown_text(text: str) -> str:
+    """``text`` for OpenCV, which crashes on half characters, as names of files and of classes in
+    JSON may have them.
+    """
+    return text.encode('utf-8', 'replace').decode()
 
 
 def _text_style(image: np.ndarray) -> tuple[float, int]:

@@ -9,8 +9,11 @@ from mmengine.hooks import Hook
 from mmengine.visualization import Visualizer
 
 from mmdet_r2.datasets.transforms import LoadImageFromFile
+from mmdet_r2.files import path_inside, plain_name
 from mmdet_r2.registry import HOOKS
 from mmdet_r2.structures import DetDataSample
+
+from .drawing import shown_text
 
 
 @HOOKS.register_module()
@@ -63,7 +66,7 @@ class DetVisualizationHook(Hook):
         step = runner.iter + batch_idx
         if self.draw and outputs and step % self.interval == 0:
             self._visualizer().add_datasample(
-                os.path.basename(outputs[0].img_path) if self.show else 'val_img',
+                shown_text(os.path.basename(outputs[0].img_path)) if self.show else 'val_img',
                 self._image(outputs[0]),
                 data_sample=outputs[0],
                 show=self.show,
@@ -92,9 +95,9 @@ class DetVisualizationHook(Hook):
             out_file = None
             if self.test_out_dir is not None:
                 folder = os.path.join(runner.work_dir, runner.timestamp, self.test_out_dir)
-                out_file = os.path.join(folder, self._file_name(sample))
+                out_file = str(path_inside(folder, self._file_name(sample)))
             self._visualizer().add_datasample(
-                os.path.basename(sample.img_path) if self.show else 'test_img',
+                shown_text(os.path.basename(sample.img_path)) if self.show else 'test_img',
                 self._image(sample),
                 data_sample=sample,
                 show=self.show,
@@ -106,10 +109,10 @@ class DetVisualizationHook(Hook):
 
     def _file_name(self, sample: DetDataSample) -> str:
         """The image's own name; with its id where another folder's image had the name before."""
-        name = os.path.basename(sample.img_path)
+        name = plain_name(os.path.basename(sample.img_path))
         if name in self._names:
             stem, suffix = os.path.splitext(name)
-            name = f'{stem}_{sample.img_id}{suffix}'
+            name = plain_name(f'{stem}_{sample.img_id}{suffix}')
         self._names.add(name)
         return name
 

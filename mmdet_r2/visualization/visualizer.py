@@ -14,7 +14,7 @@ from mmdet_r2.registry import VISUALIZERS
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.panoptic import INSTANCE_OFFSET
 
-from .drawing import draw_instances, draw_panoptic
+from .drawing import draw_instances, draw_panoptic, shown_text
 from .palette import Color, get_palette
 
 # Backends of matplotlib that only make files.
@@ -150,7 +150,7 @@ class DetLocalVisualizer(Visualizer):
         """
         if backend == 'matplotlib':
             check_display()
-        super().show(drawn_img, win_name, wait_time, continue_key, backend)
+        super().show(drawn_img, shown_text(win_name), wait_time, continue_key, backend)
 
     def _draw(self, image: np.ndarray, instances: Any) -> np.ndarray:
         # the property gives None on processes other than the main one

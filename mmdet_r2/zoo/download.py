@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError, DataError
-from ..files import replacing
+from ..files import relative_name, replacing, settle, write_text
 from . import index
 from .lock import exclusive
 from .transfer import StorageFailed, TransferFailed, file_name, transfer
@@ -196,7 +196,7 @@ def _file(
 def _name_of(url: str) -> str:
     """What the file of an address is stored as."""
     try:
-        parts, name = urllib.parse.urlsplit(url), file_name(url)
+        parts, name = urllib.parse.urlsplit(url), relative_name(file_name(url))
         known = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:  # no number as port, brackets that do not close
         known = False
@@ -314,10 +314,10 @@ def _from_network(target: Path, files: Sequence[_File], timeout: float, reasons:
                 raise
             if not wanted:
                 digits = sha256(target)
-                _note(target).write_text(f'{digits}  {target.name}\n')
+                write_text(_note(target), f'{digits}  {target.name}\n')
                 print(f'{target.name}: taken unverified, SHA-256 {digits}', file=sys.stderr)
-    except OSError as error:
-        raise StorageFailed(error.strerror or str(error)) from None
+    except (OSError, DataError) as error:
+        raise StorageFailed(getattr(error, 'strerror', None) or str(error)) from None
 
 
 def _in_rounds(
@@ -341,7 +341,7 @@ def _in_rounds(
         for file in due:
             try:
                 _transfer(file, partial, timeout)
-                os.replace(partial, target)
+                settle(partial, target)
                 return
             except TransferFailed as failure:
                 failed[file.url] = str(failure)

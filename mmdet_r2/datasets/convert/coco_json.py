@@ -8,7 +8,7 @@ from mmdet_r2.datasets.coco_annotations import is_id, is_size
 from mmdet_r2.datasets.convert.common import Notes
 from mmdet_r2.datasets.transforms.loading import usable_mask
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import read_json
+from mmdet_r2.files import read_json, relative_name
 
 _MORE = '; see tools/misc/check_dataset.py'
 
@@ -113,16 +113,12 @@ def output_stems(images: Sequence[CocoImage]) -> list[str]:
     """The path of each image without its suffix, for files named after images.
 
     Raises:
-        DataError: two images differ in their suffix only, or lie outside the image folder.
+        DataError: two images differ in their suffix only, or one is named so that its file would
+            lie outside of a folder; see :func:`~mmdet_r2.files.relative_name`.
     """
     seen: dict[str, str] = {}
     for image in images:
-        stem = os.path.splitext(image.file_name.replace('\\', '/'))[0]
-        if os.path.isabs(stem) or stem.split('/')[0] == '..':
-            raise DataError(
-                f'image {image.file_name} is not named relative to the image folder, so that no '
-                f'file can be named after it'
-            )
+        stem = os.path.splitext(relative_name(image.file_name))[0]
         if stem in seen:
             raise DataError(f'{seen[stem]} and {image.file_name} would share a file')
         seen[stem] = image.file_name

@@ -21,7 +21,7 @@ from mmdet_r2.datasets.convert.outlines import joined, parts, trace
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, annotated_size
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import read_json, write_json
+from mmdet_r2.files import path_inside, read_json, write_json
 from mmdet_r2.progress import progress
 from mmdet_r2.structures.masks import MAX_COORDINATE
 
@@ -181,7 +181,7 @@ def write_labelme(
     out = Path(out_dir)
     pairs = list(zip(images, output_stems(images)))
     for image, stem in progress(pairs, 'LabelMe'):
-        target = out / f'{stem}.json'
+        target = path_inside(out, f'{stem}.json')
         source = (out if image_dir is None else Path(image_dir)) / image.file_name
         shapes = []
         for group, thing in enumerate(image.objects, start=1):

@@ -18,7 +18,7 @@ from mmdet_r2.datasets.convert.common import Notes
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, list_images, read_header
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import write_image
+from mmdet_r2.files import path_inside, write_image
 from mmdet_r2.progress import progress
 from mmdet_r2.structures.masks import encode_rle, to_rle
 
@@ -158,4 +158,4 @@ def write_masks(
         for (thing, mask), owner in zip(masks, owners):
             if not mask.any() or (values[mask] != owner).any():
                 notes.lost('objects partly covered by others (a pixel has one owner)', thing.source)
-        write_image(Path(out_dir) / f'{stem}.png', values)
+        write_image(path_inside(out_dir, f'{stem}.png'), values)

@@ -15,7 +15,7 @@ from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, annotated_size
 from mmdet_r2.datasets.voc_xml import parse_split, parse_xml
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import write_text
+from mmdet_r2.files import path_inside, write_text
 from mmdet_r2.progress import progress
 
 DIFFICULT = ('ignore', 'keep', 'drop')
@@ -153,6 +153,6 @@ def write_voc(
                 ElementTree.SubElement(box, tag).text = number(corner)
         ElementTree.indent(root)
         text = ElementTree.tostring(root, encoding='unicode') + '\n'
-        write_text(out / 'Annotations' / f'{stem}.xml', text)
+        write_text(path_inside(out / 'Annotations', f'{stem}.xml'), text)
     listing = ''.join(f'{stem}\n' for stem in stems)
     write_text(out / 'ImageSets' / 'Main' / f'{split}.txt', listing)

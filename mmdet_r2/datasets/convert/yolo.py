@@ -19,7 +19,7 @@ from mmdet_r2.datasets.convert.outlines import single_ring
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import list_images, read_header
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import write_text
+from mmdet_r2.files import path_inside, write_text
 from mmdet_r2.progress import progress
 
 # Rounding of what lies at the image's edge.
@@ -270,7 +270,7 @@ def write_yolo(
                 points = single_ring(thing.segmentation, image.height, image.width) / scale
             numbers = ' '.join(f'{value:.10g}' for value in points.reshape(-1))
             rows.append(f'{index[thing.name]} {numbers}\n')
-        write_text(out / 'labels' / split / f'{stem}.txt', ''.join(rows))
+        write_text(path_inside(out / 'labels' / split, f'{stem}.txt'), ''.join(rows))
     write_text(out / 'data.yaml', yaml.safe_dump(yaml_file, sort_keys=False, allow_unicode=True))
 
 
