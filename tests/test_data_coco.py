@@ -12,6 +12,7 @@ from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.logging import MMLogger
 
 from mmdet_r2.datasets import COCO_METAINFO, CocoDataset
+from mmdet_r2.datasets.coco_json import MASKS, MENDED, SKIPPED
 from mmdet_r2.errors import ConfigError, DataError
 
 NAMES = ('cat', 'dog', 'fish')
@@ -113,18 +114,19 @@ class TestContent:
             annotation(60, 77, 7, [1, 1, 5, 5]),
         ]
         dataset = make()
-        assert [len(dataset.get_data_info(i)['instances']) for i in range(3)] == [2, 1, 0]
+        # the two with an area that is none have the box's
+        assert [len(dataset.get_data_info(i)['instances']) for i in range(3)] == [4, 1, 0]
         (line,) = [r.getMessage() for r in log.records if 'ann.json: 3 images' in r.getMessage()]
-        assert '13 invalid annotations' in line
-        assert '4 zero-size boxes' in line
-        assert '3 NaN or infinite' in line
-        assert '2 outside the image' in line
-        assert '4 without a box of four numbers or a known category' in line
-        assert 'ids 10, 11, 12, 13, 20, ...' in line
-        assert '1 annotations of images that are not listed' in line
-        assert '3 objects, 0 of them crowds' in line
+        assert '12 annotations skipped' in line
+        for count, kind in (
+            (3, 'box-empty'), (4, 'box-malformed'), (2, 'box-outside'), (2, 'category-unknown'),
+            (1, 'image-unknown'),
+        ):  # fmt: skip
+            assert f'{count} {SKIPPED[kind]} (annotation ' in line
+        assert f'2 {MENDED["area"]} (annotation 13: area is 0)' in line
+        assert '5 objects, 0 of them crowds' in line
 
-    @pytest.mark.parametrize('area', [None, 'large', True])
+    @pytest.mark.parametrize('area', [None, 'large', True, 0, -1, [], float('nan')])
     def test_area_that_is_no_number_is_taken_from_the_box(self, make, content, area):
         content['annotations'] = [annotation(1, 1, 7, [1, 1, 5, 5], area=area)]
         assert len(make().get_data_info(0)['instances']) == 1
@@ -147,7 +149,7 @@ class TestContent:
             [[1, 1, 5, 5]],
             [[1, 1, 5, 5, 9]],
             [[1, 1, float('nan'), 5, 9, 9]],
-            [1, 1, 5, 5, 9, 9],
+            [1, 1, 5, 5, None, 9],
             dict(size=[40, 30], counts=[1200]),
             dict(size=[30, 40]),
         ]
@@ -161,8 +163,10 @@ class TestContent:
         assert sample.gt_instances.masks.areas.tolist() == [20]
         assert len(sample.ignored_instances.masks) == 7
         assert not sample.ignored_instances.masks.to_ndarray().any()
-        assert '6 invalid segmentations' in log.text
-        assert '1 without segmentation' in log.text
+        assert f'2 {MASKS["rle-bad"]} (annotation 105: ' in log.text
+        for kind in ('polygon-short', 'polygon-odd', 'polygon-not-finite', 'mask-malformed'):
+            assert f'1 {MASKS[kind]} (annotation ' in log.text
+        assert '7 without a usable segmentation' in log.text
         # without masks they are objects like any other
         boxes_only = make(pipeline=[LOAD[0], dict(type='LoadAnnotations'), PACK[-1]])
         assert len(boxes_only[0]['data_samples'].gt_instances) == 8
@@ -346,20 +350,20 @@ class TestBrokenFiles:
         [
             (lambda c: c['images'][1].pop('width'), '2.png has no width'),
             (lambda c: c['images'][1].update(height=0), '2.png has the size 40 x 0'),
-            (lambda c: c['images'][1].update(id=1), 'image id 1 occurs twice'),
+            (lambda c: c['images'][1].update(id=1), 'image id 1 of 1.png occurs twice'),
             (lambda c: c['annotations'][1].update(id=1), 'annotation id 1 occurs twice'),
-            (lambda c: c['annotations'][1].pop('image_id'), 'annotation without image_id'),
-            (lambda c: c['annotations'][1].update(image_id={}), 'annotation without image_id'),
-            (lambda c: c['annotations'][1].update(id=[1]), r'annotation id \[1\] is no number'),
+            (lambda c: c['annotations'][1].pop('image_id'), 'annotation 2 has no image_id'),
+            (lambda c: c['annotations'][1].update(image_id={}), 'annotation 2 has the image_id {}'),
+            (lambda c: c['annotations'][1].update(id=[1]), r'has the id \[1\]'),
             (lambda c: c['images'].append(7), 'image 7 is no object'),
-            (lambda c: c['images'][1].update(id={}), '2.png has no id'),
-            (lambda c: c['images'][1].update(file_name=[1]), 'has no file_name'),
+            (lambda c: c['images'][1].update(id={}), '2.png. has the id {}'),
+            (lambda c: c['images'][1].update(file_name=[1]), r'has the file_name \[1\]'),
             (lambda c: c['images'][1].update(width=10**30), '2.png has the size 10+ x'),
             (lambda c: c['categories'][0].update(name=7), 'no name, a text'),
             (lambda c: c['categories'][0].update(id={}), 'has no id'),
             (lambda c: c['categories'][1].pop('name'), 'no id or no name'),
             (lambda c: c['categories'][1].update(name='cat'), "two categories are named 'cat'"),
-            (lambda c: c['categories'][1].update(id=7), 'category ids are not unique'),
+            (lambda c: c['categories'][1].update(id=7), "category ids 7 and 7, of 'cat' and 'dog'"),
         ],
     )
     def test_wrong_entries(self, make, content, change, message):

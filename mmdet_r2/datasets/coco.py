@@ -1,32 +1,29 @@
 """Images with instances in COCO's JSON format (https://cocodataset.org/#format-data)."""
 
-import contextlib
-import gc
-import json
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import torch
-from mmengine import fileio
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch.utils.data import get_worker_info
 
-from mmdet_r2.datasets.coco_annotations import (
-    MALFORMED,
-    Tally,
-    annotation_problem,
-    is_id,
-    is_size,
-    plausible_mask,
+from mmdet_r2.datasets.coco_json import (
+    CocoFile,
+    CocoImage,
+    Id,
+    no_garbage_collection,
+    parse_coco,
+    read_content,
 )
 from mmdet_r2.datasets.metainfo import COCO_METAINFO, palette_for
 from mmdet_r2.datasets.transforms import LoadAnnotations, LoadImageFromFile, UnreadableImageError
-from mmdet_r2.datasets.transforms.loading import usable_mask
 from mmdet_r2.errors import ConfigError, DataError, did_you_mean
 from mmdet_r2.registry import DATASETS, SCOPE
 
@@ -42,10 +39,13 @@ class CocoDataset(BaseDataset):
     (``allow_missing_classes`` accepts it: it keeps its label and has no instances); categories of
     the file that are not among the classes are left out.
 
-    **Annotations**: ``ignore`` set, area <= 0, a side below one pixel, or no overlap with the
-    image: skipped. ``iscrowd`` becomes ``ignore_flag``. Boxes that stick out of the image are kept
-    as they are (``Resize`` clips them). Numbers that are not finite and annotations without a box
-    are skipped too. What was skipped is counted and printed once, with the first ids.
+    **Annotations**: ``ignore`` set, no box of four numbers, a side below one pixel, or no overlap
+    with the image: skipped. ``iscrowd`` becomes ``ignore_flag``. Boxes that stick out of the image
+    are kept as they are (``Resize`` clips them). All rules, of ids too, are those of
+    :mod:`mmdet_r2.datasets.coco_json`, as in evaluation. What was skipped is counted and printed
+    once, with the first of each kind. ``nothing_to_learn`` says why there is no object at all (all
+    skipped, crowds, of other classes, or without the mask that the pipeline loads), '' if there is;
+    training on nothing else is an error.
 
     **Images** (training only): ``filter_cfg.filter_empty_gt`` drops those without an instance (a
     crowd counts as one), ``filter_cfg.filter_crowd_only`` those with nothing but crowds (as
@@ -106,9 +106,10 @@ class CocoDataset(BaseDataset):
         self.backend_args = backend_args
         self.allow_missing_classes = allow_missing_classes
         self.max_unreadable = max_unreadable
+        self.nothing_to_learn = ''
         # Category id of each label, None: not in the file.
-        self.cat_ids: list[int | str | None] = []
-        self.cat2label: dict[int | str, int] = {}
+        self.cat_ids: list[Id | None] = []
+        self.cat2label: dict[Id, int] = {}
         if unknown := set(filter_cfg or ()) - _FILTERS:
             raise ConfigError(
                 f'filter_cfg has the unknown key {min(unknown)!r}, '
@@ -161,63 +162,33 @@ class CocoDataset(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """One dict per image of the file: path, id, size and ``instances``."""
-        with _no_garbage_collection():
-            content = self._read_json()
-            self._map_classes(content['categories'])
-            annotations = self._annotations_by_image(content.pop('annotations', []))
-            self._tally = Tally(self._NOUN)
-            data_list = [
-                self._parse_image(image, annotations.pop(image['id'], ()))
-                for image in self._checked_images(content.pop('images'))
-            ]
-        self._tally.of_no_image = sum(len(rest) for rest in annotations.values())
-        return data_list
+        with no_garbage_collection():
+            coco = self._parse(self._read_json())
+            coco.raise_error()
+            self._map_classes(coco.categories)
+            self._tally = Tally(self._NOUN, coco.num_annotations, coco.report())
+            return [self._parse_image(image) for image in coco.images]
+
+    def _parse(self, content: dict) -> CocoFile:
+        return parse_coco(content, self._called)
 
     def _read_json(self) -> dict:
-        path = self.ann_file
-        if not path:
+        if not self.ann_file:
             raise DataError('CocoDataset needs ann_file')
         root = self.data_root
         if root and _is_local(root, self.backend_args) and not os.path.isdir(root):
             raise DataError(f'data_root {root} does not exist (seen from {os.getcwd()})')
-        try:
-            text = fileio.get(path, backend_args=self.backend_args)
-        except OSError as error:
-            raise DataError(
-                f'cannot read annotation file {path} (data_root + ann_file, seen from '
-                f'{os.getcwd()}): {error.strerror or error}'
-            ) from None
-        try:
-            content = json.loads(text)
-        except ValueError as error:  # also bytes that are not text
-            raise DataError(f'annotation file {path} is not valid JSON: {error}') from None
         needed = ['images', 'categories'] + ([] if self.test_mode else ['annotations'])
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        for key in needed:
-            if not isinstance(content, dict) or not isinstance(content.get(key), list):
-                raise DataError(
-                    f'annotation file {path} is not in COCO format: expected an object with lists '
-                    f'images, annotations and categories, found {found}, no list {key!r}'
-                )
-        return content
+        return read_content(
+            self.ann_file,
+            self.backend_args,
+            needed,
+            'annotation file (data_root + ann_file)',
+        )
 
     def _map_classes(self, categories: list[dict]) -> None:
         """Fill ``cat_ids`` and ``cat2label`` by name; differences are errors."""
-        ids: dict[str, int] = {}
-        for category in categories:
-            sound = isinstance(category, dict) and isinstance(category.get('name'), str)
-            if not sound or not is_id(category.get('id')):
-                raise DataError(
-                    f'{self._called}: category {category} has no id or no name, a text'[:300]
-                )
-            if category['name'] in ids:
-                raise DataError(
-                    f'{self._called}: two categories are named {category["name"]!r} '
-                    f'(ids {ids[category["name"]]} and {category["id"]})'
-                )
-            ids[category['name']] = category['id']
-        if len(set(ids.values())) < len(ids):
-            raise DataError(f'{self._called}: category ids are not unique')
+        ids: dict[str, Id] = {category['name']: category['id'] for category in categories}
         classes = self._metainfo['classes']
         missing = [name for name in classes if name not in ids]
         if len(missing) == len(classes):
@@ -236,103 +207,41 @@ class CocoDataset(BaseDataset):
             )
         self.cat_ids = [ids.get(name) for name in classes]
         self.cat2label = {ids[name]: i for i, name in enumerate(classes) if name in ids}
-        self._other_cat_ids = set(ids.values()) - set(self.cat2label)
 
-    def _annotations_by_image(self, annotations: list[dict]) -> dict[int, list[dict]]:
-        by_image: dict[int, list[dict]] = defaultdict(list)
-        seen = set()
-        for annotation in annotations:
-            if not isinstance(annotation, dict) or not is_id(annotation.get('image_id')):
-                raise DataError(f'{self._called}: annotation without image_id: {annotation}'[:300])
-            by_image[annotation['image_id']].append(annotation)
-            number = annotation.get('id')
-            if number is not None:
-                if not is_id(number):
-                    raise DataError(f'{self._called}: annotation id {number!r} is no number'[:300])
-                if number in seen:
-                    raise DataError(
-                        f'{self._called}: annotation id {number} occurs twice; '
-                        f'evaluation would keep only one of the two'
-                    )
-                seen.add(number)
-        return by_image
-
-    def _checked_images(self, images: list[dict]) -> Iterator[dict]:
-        seen = set()
-        for image in images:
-            if not isinstance(image, dict):
-                raise DataError(
-                    f'{self._called}: image {image!r:.200} is no object; '
-                    f'expected one with id, file_name, width and height'
-                )
-            missing = {'id', 'file_name', 'width', 'height'} - set(image)
-            if not is_id(image.get('id')):
-                missing.add('id')
-            if not isinstance(image.get('file_name'), str):
-                missing.add('file_name')
-            if missing:
-                raise DataError(
-                    f'{self._called}: image {image.get("file_name", image.get("id"))} has no '
-                    f'{" and no ".join(sorted(missing))}'
-                )
-            if image['id'] in seen:
-                raise DataError(f'{self._called}: image id {image["id"]} occurs twice')
-            if not is_size(image['width']) or not is_size(image['height']):
-                raise DataError(
-                    f'{self._called}: image {image["file_name"]} has the size '
-                    f'{image["width"]} x {image["height"]}, expected two positive integers'
-                )
-            seen.add(image['id'])
-            yield image
-
-    def _parse_image(self, image: dict, annotations: Sequence[dict]) -> dict:
-        name = image['file_name']
-        seg_map_path = None
+    def _parse_image(self, image: CocoImage) -> dict:
+        name, seg_map_path = image.file_name, None
         if self.data_prefix.get('seg'):
             seg_map_path = self._map_path(name.rsplit('.', 1)[0] + self.seg_map_suffix)
-        instances = []
-        for annotation in annotations:
-            instance = self._parse_annotation(annotation, image['width'], image['height'])
-            if instance is not None:
-                instances.append(instance)
         return dict(
             img_path=os.path.join(self.data_prefix['img'], name),
-            img_id=image['id'],
+            img_id=image.id,
             seg_map_path=seg_map_path,
-            height=int(image['height']),
-            width=int(image['width']),
-            instances=instances,
+            height=image.height,
+            width=image.width,
+            instances=self._instances(image.objects),
         )
 
     def _map_path(self, name: str) -> str:
         return os.path.join(self.data_prefix['seg'], name)
 
-    def _parse_annotation(self, annotation: dict, width: int, height: int) -> dict | None:
-        """An instance, or None for an annotation to skip, counted if it is invalid."""
-        tally, number = self._tally, annotation.get('id')
-        category = annotation.get('category_id')
-        label = self.cat2label.get(category) if is_id(category) else None
-        if annotation.get('ignore', False) or (is_id(category) and category in self._other_cat_ids):
-            return None
-        problem = annotation_problem(annotation, width, height) if label is not None else MALFORMED
-        if problem or label is None:
-            tally.invalid(problem, number)
-            return None
-        x, y, w, h = annotation['bbox']
-        instance: dict = dict(
-            bbox=[x, y, x + w, y + h],
-            bbox_label=label,
-            ignore_flag=1 if annotation.get('iscrowd', False) else 0,
-        )
-        if mask := annotation.get('segmentation'):
-            instance['mask'] = mask
-            if not plausible_mask(mask) and usable_mask(mask, height, width) is None:
-                tally.bad_mask(number)
-        else:
-            tally.without_mask += 1
-        tally.crowds += instance['ignore_flag']
-        tally.per_class[label] += 1
-        return instance
+    def _instances(self, objects: list[dict]) -> list[dict]:
+        tally, labels, instances = self._tally, self.cat2label, []
+        for annotation in objects:
+            label = labels.get(annotation['category_id'])
+            if label is None:
+                tally.of_other_classes += 1
+                continue
+            x, y, w, h = annotation['bbox']
+            crowd = 1 if annotation.get('iscrowd') else 0
+            instance: dict = dict(bbox=[x, y, x + w, y + h], bbox_label=label, ignore_flag=crowd)
+            if mask := annotation.get('segmentation'):
+                instance['mask'] = mask
+            else:
+                tally.without_mask += 1
+            tally.crowds += crowd
+            tally.per_class[label] += 1
+            instances.append(instance)
+        return instances
 
     def filter_data(self) -> list[dict]:
         """The images to use, by ``filter_cfg``; prints what was found and what is left."""
@@ -364,6 +273,14 @@ class CocoDataset(BaseDataset):
             parts.append(f'{num_small} with a side below {min_size}: dropped (filter_cfg.min_size)')
         report = '; '.join([', '.join(parts), *self._tally.report()])
         print_log(f'{self._called}: {report}', logger='current')
+        if reason := self._nothing_to_learn(kept):
+            self.nothing_to_learn = f'{self._called}: {reason} ({report})'
+            print_log(
+                f'{self._called}: nothing can be {"measured" if self.test_mode else "learnt"}: '
+                f'{reason}',
+                logger='current',
+                level=logging.WARNING,
+            )
         if not self.test_mode:
             absent = [
                 n for i, n in enumerate(self._metainfo['classes']) if not self._tally.per_class[i]
@@ -380,6 +297,23 @@ class CocoDataset(BaseDataset):
             raise DataError(f'{self._called}: no image left to use ({report})')
         self._check_seg_maps(kept)
         return kept
+
+    def _nothing_to_learn(self, images: list[dict]) -> str:
+        """Why there is no object to be learnt, or to be measured; '' if there is."""
+        instances = [i for info in images for i in info['instances'] if not i['ignore_flag']]
+        if not instances:
+            if not self._tally.num_annotations:
+                return f'there are no {self._NOUN}'
+            return f'none of its {self._NOUN} is sound, of one of the classes and no crowd'
+        readers = [t for t in self.pipeline.transforms if isinstance(t, LoadAnnotations)]
+        reader = next((t for t in readers if t.with_mask), None)
+        if self.test_mode or reader is None:
+            return ''
+        # of run lengths no polygons are made
+        kinds = (list, dict) if reader.poly2mask else list
+        if any(isinstance(instance.get('mask'), kinds) for instance in instances):
+            return ''
+        return f'none of its {self._NOUN} has a mask that LoadAnnotations can use'
 
     def _check_seg_maps(self, images: list[dict]) -> None:
         """A missing map is found at the start, not by a worker after some hours.
@@ -501,7 +435,38 @@ class CocoDataset(BaseDataset):
         return min(limit, total - 1)  # some image must be left to take the place
 
 
-def listing(names: Sequence[str] | Mapping[str, int], most: int = 12) -> str:
+@dataclass
+class Tally:
+    """Counts of what an annotation file contained, for the report.
+
+    Args:
+        noun: what the annotations are.
+        num_annotations: in the file.
+        lines: what was left out or mended while reading.
+    """
+
+    noun: str
+    num_annotations: int
+    lines: list[str]
+    crowds: int = 0
+    without_mask: int = 0
+    of_other_classes: int = 0
+    per_class: Counter[int] = field(default_factory=Counter)
+
+    def report(self) -> list[str]:
+        """Parts of the sentence."""
+        objects = self.per_class.total()
+        parts = [f'{objects} {self.noun}, {self.crowds} of them crowds', *self.lines]
+        if self.of_other_classes:
+            parts.append(f'{self.of_other_classes} of other classes left out')
+        if 0 < self.without_mask < objects:  # none at all is a box data set
+            parts.append(
+                f'{self.without_mask} without a usable segmentation, ignored where masks are loaded'
+            )
+        return parts
+
+
+def listing(names: Sequence[str] | Mapping[str, Any], most: int = 12) -> str:
     """'a', 'b', ... and 5 more"""
     names = list(names)
     text = ', '.join(map(repr, names[:most]))
@@ -532,15 +497,3 @@ def _no_threads_in_workers() -> None:
     """OpenCV's thread pool does not survive a fork and would fight the other workers for cores."""
     if get_worker_info() is not None and cv2.getNumThreads() > 1:
         cv2.setNumThreads(0)
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Millions of new lists make Python's cycle search take longer than reading the file."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

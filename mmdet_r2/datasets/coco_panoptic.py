@@ -3,14 +3,14 @@
 https://cocodataset.org/#format-data, "Panoptic Segmentation".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from mmdet_r2.datasets.coco import CocoDataset, listing
-from mmdet_r2.datasets.coco_annotations import annotation_problem, is_id
+from mmdet_r2.datasets.coco_json import CocoFile, CocoImage, parse_panoptic
 from mmdet_r2.datasets.metainfo import COCO_PANOPTIC_METAINFO
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import DATASETS
-from mmdet_r2.structures.panoptic import MAX_ID, VOID_LABEL
+from mmdet_r2.structures.panoptic import VOID_LABEL
 
 
 @DATASETS.register_module()
@@ -98,80 +98,41 @@ class CocoPanopticDataset(CocoDataset):
                     f'metainfo.{where}; correct one of them'
                 )
 
-    def _annotations_by_image(self, annotations: list[dict]) -> dict[int, list[dict]]:
-        by_image: dict[int, list[dict]] = {}
-        for annotation in annotations:
-            if not isinstance(annotation, dict) or not isinstance(
-                annotation.get('segments_info'), list
-            ):
-                raise DataError(
-                    f'{self.ann_file}: an annotation without the list segments_info, so this is no '
-                    f'panoptic annotation file: {annotation}'[:300]
-                )
-            if not is_id(annotation.get('image_id')):
-                raise DataError(f'{self.ann_file}: annotation without image_id: {annotation}'[:300])
-            number = annotation['image_id']
-            if number in by_image:
-                raise DataError(f'{self.ann_file}: two annotations have the image_id {number}')
-            by_image[number] = [annotation]
-        return by_image
+    def _parse(self, content: dict) -> CocoFile:
+        return parse_panoptic(content, self._called)
 
-    def _parse_image(self, image: dict, annotations: Sequence[dict]) -> dict:
-        info = super()._parse_image(image, ())
+    def _parse_image(self, image: CocoImage) -> dict:
+        info = super()._parse_image(image)
+        if image.map_name and info['seg_map_path'] is not None:
+            info['seg_map_path'] = self._map_path(image.map_name)
         info['segments_info'] = []
-        if annotations:
-            name = annotations[0].get('file_name')
-            if name and info['seg_map_path'] is not None:
-                info['seg_map_path'] = self._map_path(name)
-            self._parse_segments(info, annotations[0]['segments_info'], image)
-        return info
-
-    def _parse_segments(self, info: dict, segments: list[dict], image: dict) -> None:
-        """Fill ``segments_info``, ``instances`` and ``void_ids`` of an image."""
-        width, height, tally = info['width'], info['height'], self._tally
-        num_things = len(self._metainfo['thing_classes'])
-        seen, void = set(), []
-        for segment in segments:
-            number = segment.get('id') if isinstance(segment, dict) else segment
-            if type(number) is not int or not 0 < number <= MAX_ID:
-                raise DataError(
-                    f'{self.ann_file}: image {image["file_name"]} has the segment id {number}, '
-                    f'expected 1 to {MAX_ID} (the colours of a PNG hold 24 bits)'
-                )
-            if number in seen:
-                raise DataError(
-                    f'{self.ann_file}: image {image["file_name"]} has the segment id {number} twice'
-                )
-            seen.add(number)
-            category = segment.get('category_id')
-            label = self.cat2label.get(category) if is_id(category) else None
+        void = list(image.void_ids)
+        for segment in image.objects:
+            label = self.cat2label.get(segment['category_id'])
             if label is None:
-                if not is_id(category) or category not in self._other_cat_ids:
-                    raise DataError(
-                        f'{self.ann_file}: segment {number} of image {image["file_name"]} has the '
-                        f'category_id {category}, which is not among the categories of the file'
-                    )
-                void.append(number)
+                void.append(segment['id'])
                 continue
-            is_thing = label < num_things
-            # Only things need a box.
-            if is_thing or 'bbox' in segment:
-                problem = annotation_problem(segment, width, height)
-                if problem:
-                    tally.invalid(problem, number)
-                    void.append(number)
-                    continue
-            tally.per_class[label] += 1
+            self._tally.per_class[label] += 1
+            is_thing = label < len(self._metainfo['thing_classes'])
             if is_thing and segment.get('iscrowd'):
-                tally.crowds += 1
+                self._tally.crowds += 1
                 is_thing = False
             if is_thing:
                 x, y, w, h = segment['bbox']
                 box = [x, y, x + w, y + h]
                 info['instances'].append(dict(bbox=box, bbox_label=label, ignore_flag=0))
-            info['segments_info'].append(dict(id=number, category=label, is_thing=is_thing))
+            info['segments_info'].append(dict(id=segment['id'], category=label, is_thing=is_thing))
         if void:
             info['void_ids'] = void
+        return info
+
+    def _instances(self, objects: list[dict]) -> list[dict]:
+        return []
+
+    def _nothing_to_learn(self, images: list[dict]) -> str:
+        if any(info['segments_info'] for info in images):
+            return ''
+        return 'none of its segments is sound and of one of the classes'
 
     def _maps_are_optional(self) -> bool:
         return self.test_mode

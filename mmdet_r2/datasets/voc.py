@@ -391,6 +391,11 @@ class _Tally:
         self._kinds: Counter[str] = Counter()
         self._first: list[str] = []
 
+    @property
+    def num_annotations(self) -> int:
+        """All objects of the files."""
+        return self.per_class.total() + self.others.total() + self._kinds.total()
+
     def other(self, name: str, path: str) -> None:
         """Count an object of no class."""
         self.others[name] += 1

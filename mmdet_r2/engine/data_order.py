@@ -21,7 +21,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.registry import FUNCTIONS
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..registry import DATA_SAMPLERS, DATASETS
 from .checks import check_loader
 
@@ -145,6 +145,19 @@ class _FirstImages:
         return getattr(self._dataset, name)
 
 
+def nothing_to_learn(dataset: Any) -> str:
+    """Why a data set has no object to be learnt, '' if it has; wrappers are looked through.
+
+    Images without objects are of use beside others only.
+    """
+    if hasattr(dataset, 'datasets'):
+        reasons = [nothing_to_learn(part) for part in dataset.datasets]
+        return '; '.join(dict.fromkeys(reasons)) if all(reasons) else ''
+    if not hasattr(dataset, 'nothing_to_learn') and hasattr(dataset, 'dataset'):
+        return nothing_to_learn(dataset.dataset)
+    return str(getattr(dataset, 'nothing_to_learn', ''))
+
+
 def build_train_dataloader(config: dict[str, Any], seed: int) -> DataLoader:
     """The training ``DataLoader`` of an mmengine-style dictionary, with a
     :class:`PositionedBatchSampler`.
@@ -156,6 +169,7 @@ def build_train_dataloader(config: dict[str, Any], seed: int) -> DataLoader:
 
     Raises:
         ConfigError: a part is missing, or a number impossible.
+        DataError: the data has no object to be learnt.
     """
     check_loader(config)
     options = dict(config)
@@ -164,6 +178,8 @@ def build_train_dataloader(config: dict[str, Any], seed: int) -> DataLoader:
     dataset = _built(options.pop('dataset'), DATASETS.build)
     if hasattr(dataset, 'full_init'):
         dataset.full_init()
+    if reason := nothing_to_learn(dataset):
+        raise DataError(f'train_dataloader: nothing can be learnt: {reason}')
     per_epoch = options.pop('num_batch_per_epoch', None)
     if per_epoch is not None:
         dataset = _FirstImages(dataset, per_epoch * batch_size * get_world_size())
