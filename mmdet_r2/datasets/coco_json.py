@@ -44,7 +44,7 @@ from math import hypot
 from typing import Any, NamedTuple
 
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import read_json
+from mmdet_r2.files import file_name_defect, read_json
 from mmdet_r2.structures.masks import (
     MAX_COORDINATE,
     MAX_OUTLINE,
@@ -494,9 +494,7 @@ class _Parser:
         if self._kept[kind] <= self._most:
             self.file.problems.append(Problem(kind, message, *where))
 
-    def read_images(
-        self, size_of: Callable[[str], tuple[int, int] | None] | None = None
-    ) -> None:
+    def read_images(self, size_of: Callable[[str], tuple[int, int] | None] | None = None) -> None:
         """Fill ``images``."""
         written: dict[Id, tuple[Any, str]] = {}
         for entry in self.content['images']:
@@ -505,9 +503,12 @@ class _Parser:
                 self.problem('image-malformed', text)
                 continue
             number, name = as_id(entry.get('id')), entry.get('file_name')
-            if number is None or not isinstance(name, str):
-                key, other = ('id', 'file_name') if number is None else ('file_name', 'id')
-                text = f'image {_spelt(entry.get(other))} {_has(entry, key)}'
+            if number is None:
+                self.problem('image-malformed', f'image {_spelt(name)} {_has_no_id(entry, "id")}')
+                continue
+            if name is None or (defect := file_name_defect(name)):
+                what = 'no file_name' if name is None else f'a file_name that {defect}'
+                text = f'image {_spelt(entry["id"])} has {what}: {_spelt(name)}'
                 self.problem('image-malformed', text)
                 continue
             if number in written:
@@ -549,9 +550,9 @@ class _Parser:
                 continue
             if number in sound:
                 other = sound[number]
-                ids = f'{_spelt(other["id"])} and {_spelt(entry["id"])}'
+                both = f'{_spelt(other["id"])} and {_spelt(entry["id"])}'
                 text = (
-                    f'category ids {ids}, of {other["name"]!r} and {entry["name"]!r}, are the same'
+                    f'category ids {both}, of {other["name"]!r} and {entry["name"]!r}, are the same'
                 )
                 self.problem('category-twice', text)
                 continue
@@ -631,16 +632,16 @@ class _Parser:
         if number is not None:
             number = as_id(number)
             if number is None:
-                text = f'annotation number {position} {_has(annotation, "id")}'
+                text = f'annotation number {position} {_has_no_id(annotation, "id")}'
                 self.problem('annotation-malformed', text, *where[:2])
                 return None
             ids.append(number)
         if image_id is None:
-            text = f'{called} {_has(annotation, "image_id")}'
+            text = f'{called} {_has_no_id(annotation, "image_id")}'
             self.problem('annotation-malformed', text, *where)
             return None
         if isinstance(category, bool):
-            text = f'{called} {_has(annotation, "category_id")}'
+            text = f'{called} {_has_no_id(annotation, "category_id")}'
             self.problem('annotation-malformed', text, *where)
             return None
         found: list[Found] = []
@@ -700,12 +701,11 @@ class _Parser:
             first.setdefault(number, written)
 
 
-def _has(entry: Mapping, key: str) -> str:
-    """What is wrong with an id or a name: has no id; has the id 1.5, ..."""
+def _has_no_id(entry: Mapping, key: str) -> str:
+    """has no id; has the id 1.5, ..."""
     if entry.get(key) is None:
         return f'has no {key}'
-    wanted = 'a text' if key == 'file_name' else 'a whole number or a text'
-    return f'has the {key} {_spelt(entry[key])}, expected {wanted}'
+    return f'has the {key} {_spelt(entry[key])}, expected a whole number or a text'
 
 
 # --------------------------------------------------------------------------------------- panoptic
@@ -785,7 +785,7 @@ def panoptic_segments(
     image_id = as_id(annotation.get('image_id'))
     if image_id is None:
         raise DataError(
-            f'{name}: annotation without image_id: it {_has(annotation, "image_id")}: '
+            f'{name}: annotation without image_id: it {_has_no_id(annotation, "image_id")}: '
             f'{shorten(annotation, 200)}'
         )
     result = PanopticSegments(image_id)
