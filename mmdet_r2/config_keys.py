@@ -166,8 +166,6 @@ PASSED_ON = {
 #: pass (and dropped); by component or by ``parent.name`` of a dictionary without type; '*': any.
 UNUSED: dict[str, dict[str, tuple]] = {
     '*': {'file_client_args': (None, {'backend': 'disk'})},
-    'train_cfg.rpn': {'pos_weight': (-1,), 'debug': (False,)},
-    'train_cfg.rcnn': {'pos_weight': (-1,), 'debug': (False,)},
     # left over from VOCMetric in mmdetection's faster-rcnn_r50_fpn_1x_voc0712-cocofmt.py
     'CocoMetric': {'eval_mode': ('11points',)},
 }
@@ -194,9 +192,11 @@ PLAIN: dict[str, str | None] = {
     'progress ~',
     'train_cfg': 'rpn rpn_proposal rcnn',
     'test_cfg': 'rpn rcnn panoptic',
-    'train_cfg.rpn': 'assigner sampler allowed_border match_border samples_per_img',
+    'train_cfg.rpn': (
+        'assigner sampler allowed_border match_border samples_per_img pos_weight debug'
+    ),
     'train_cfg.rpn_proposal': _RPN_PROPOSAL,
-    'train_cfg.rcnn': 'assigner sampler mask_size mask_target',
+    'train_cfg.rcnn': 'assigner sampler mask_size mask_target pos_weight debug',
     'test_cfg.rpn': _RPN_PROPOSAL,
     'test_cfg.rcnn': (
         'score_thr nms max_per_img keep_ties mask_thr_binary mask_paste nms_after_rescale '

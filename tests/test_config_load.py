@@ -159,7 +159,7 @@ model = dict(
     roi_head=dict(
         type='StandardRoIHead',
         bbox_head=dict(type='Shared2FCBBoxHead', num_classes=80)),
-    train_cfg=dict(rpn=dict(allowed_border=-1, pos_weight=-1, debug=False)),
+    train_cfg=dict(rpn=dict(allowed_border=-1, file_client_args=dict(backend='disk'))),
     test_cfg=dict(rcnn=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5))))
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -182,7 +182,7 @@ optim_wrapper = dict(
         ('model.backbone.type', 'ResNat', "'ResNat' is not registered"),
         ('model.train_cfg.rpm', {}, 'did you mean rpn?'),
         ('model.train_cfg.rpn.alowed_border', 0, 'did you mean allowed_border?'),
-        ('model.train_cfg.rpn.pos_weight', 2, 'nothing uses this key'),
+        ('model.backbone.file_client_args', {'backend': 'petrel'}, 'nothing uses this key'),
         ('model.test_cfg.rcnn.nms.iou_thresh', 0.7, 'did you mean iou_threshold?'),
         ('optim_wrapper.clip_grad.max_nrm', 35, 'did you mean max_norm?'),
         ('optim_wrapper.optimizer.momentun', 0.9, 'did you mean momentum?'),

@@ -1,16 +1,21 @@
 """The whole detector at small size: losses, predictions, empty inputs, batches."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData
 from small_detector import K, batch_of, build, sample_of, small_config
+from torch.optim.swa_utils import AveragedModel
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.postprocess import DetectionSelector
 from mmdet_r2.models.roi.box_head import BoxOutput, Shared2FCBBoxHead
 from mmdet_r2.models.rpn import Proposals, ProposalSelector
-from mmdet_r2.registry import init_scope
+from mmdet_r2.registry import MODELS, init_scope
 from mmdet_r2.structures.boxes import box_iou
+from mmdet_r2.zoo import load_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -115,10 +120,114 @@ def test_an_rpn_alone_gives_proposals():
     assert boxes.shape[1] == 4 and boxes[:, 2].max() <= found.ori_shape[1]
 
 
-def test_an_rpn_with_classes_is_refused_rather_than_overruled():
+def test_an_rpn_with_classes_tells_objects_from_background_and_says_so(monkeypatch):
     config = small_config()
     config['rpn_head']['num_classes'] = 80
-    with pytest.raises(ValueError, match=r'rpn_head\.num_classes is 80'):
+    said = []
+    monkeypatch.setattr('mmdet_r2.models.rpn.head.print_log', lambda text, **_: said.append(text))
+    model = build(config)
+    assert len(said) == 1 and 'rpn_head.num_classes' in said[0] and '80' in said[0]
+    assert model.rpn_head.rpn_cls.out_channels == 3  # one per anchor
+
+
+def test_an_rpn_head_has_the_peers_defaults():
+    init_scope()
+    head = MODELS.build(dict(type='RPNHead', in_channels=8))
+    assert head.rpn_cls.out_channels == 9 and head.anchor_generator.num_levels == 5
+    assert head.loss_cls.use_sigmoid and head.loss_bbox.beta == pytest.approx(1 / 9)
+
+
+def test_an_rpn_without_a_sampler_averages_over_its_positives():
+    losses = {}
+    for sampler in (dict(type='PseudoSampler'), dict(type='RandomSampler', num=10**6)):
+        config = small_config(mask=False)
+        config.update(type='RPN', roi_head=None)
+        config['train_cfg']['rpn']['sampler'] = {**sampler, 'pos_fraction': 1.0}
+        model = build(config)
+        torch.manual_seed(0)
+        losses[sampler['type']] = model(**batch_of(model, 3, 2), mode='loss')['loss_rpn_cls']
+    # far more anchors are background than not
+    assert losses['PseudoSampler'] > 5 * losses['RandomSampler']
+
+
+@pytest.mark.parametrize('weight', [-1, 0, 3])
+def test_positives_weigh_as_train_cfg_says(weight):
+    def losses(**given):
+        config = small_config(mask=False)
+        for part in ('rpn', 'rcnn'):
+            config['train_cfg'][part].update(given, debug=True)
+        model = build(config)
+        torch.manual_seed(0)
+        return model(**batch_of(model, 3, 2), mode='loss')
+
+    usual, found = losses(), losses(pos_weight=weight)
+    for name in ('loss_rpn_cls', 'loss_cls'):
+        assert (found[name] > usual[name]) if weight == 3 else (found[name] == usual[name])
+    assert found['loss_bbox'] == usual['loss_bbox']
+
+
+def test_a_weight_of_positives_that_is_no_number_is_refused():
+    config = small_config()
+    config['train_cfg']['rcnn']['pos_weight'] = 'two'
+    with pytest.raises(ConfigError, match=r"train_cfg\.rcnn\.pos_weight='two'"):
+        build(config)
+
+
+def rpn_alone():
+    config = small_config(mask=False)
+    config.update(type='RPN', roi_head=None)
+    return build(config)
+
+
+def test_an_rpn_saves_its_head_as_mmdetection_3_does():
+    model = rpn_alone()
+    heads = {key.split('.')[0] for key in model.state_dict()} - {'backbone', 'neck'}
+    assert heads == {'bbox_head'}
+    assert model.rpn_head is model.bbox_head
+    assert copy.deepcopy(model).rpn_head is not model.rpn_head
+
+
+@pytest.mark.parametrize('name', ['rpn_head', 'bbox_head'])
+@pytest.mark.parametrize('whole', [False, True])
+@pytest.mark.parametrize('load', ['zoo', 'torch'])
+def test_an_rpn_loads_under_both_of_its_names(name, whole, load):
+    """2.x and two-stage detectors say rpn_head, an RPN of 3.x bbox_head."""
+    source = rpn_alone()
+    state = {
+        key.replace('bbox_head.', f'{name}.'): torch.randn_like(value)
+        if value.is_floating_point()
+        else value
+        for key, value in source.state_dict().items()
+    }
+    model = build(small_config()) if whole else rpn_alone()
+    if load == 'zoo':
+        report = load_checkpoint(model, {'state_dict': dict(state)}, strict=not whole)
+        assert not any('rpn' in key for key in (*report.missing, *report.unexpected))
+        assert report.found.family == 'rpn'
+    else:
+        model.load_state_dict(state, strict=not whole)
+    for part in ('rpn_conv', 'rpn_cls', 'rpn_reg'):
+        found = getattr(model.rpn_head, part).weight
+        assert torch.equal(found, state[f'{name}.{part}.weight'])
+
+
+def test_a_running_average_of_an_rpn_loads_under_the_older_name_too():
+    model = AveragedModel(rpn_alone())
+    state = {
+        key.replace('bbox_head.', 'rpn_head.'): torch.ones_like(value)
+        for key, value in model.state_dict().items()
+    }
+    model.load_state_dict(state)
+    assert model.module.rpn_head.rpn_conv.weight.eq(1).all()
+
+
+@pytest.mark.parametrize('change', [dict(rpn_head=None), dict(roi_head='kept')])
+def test_an_rpn_has_an_rpn_head_and_no_other(change):
+    config = small_config(mask=False)
+    config.update(type='RPN', **{'roi_head': None, **change})
+    if config['roi_head'] == 'kept':
+        config['roi_head'] = small_config(mask=False)['roi_head']
+    with pytest.raises(ConfigError, match='RPN'):
         build(config)
 
 

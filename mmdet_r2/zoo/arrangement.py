@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..rpn_names import rpn_named_as
+
 _OFFSETS = re.compile(r'((?:.*\.)?layer\d\.\d+\.)conv2\.(?:conv\.)?conv_offset\.weight$')
 _MASK, _BOX = 'roi_head.mask_head.', 'roi_head.bbox_head.'
 
@@ -62,8 +64,8 @@ def dense_offsets(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def fitted(weights: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Offset convolutions and mask heads in the arrangement of ``target``, a model's state dict,
-    wherever that loses nothing; the rest as it is."""
-    result = dict(weights)
+    wherever that loses nothing, and an RPN's under the name it has there; the rest as it is."""
+    result = dict(rpn_named_as(weights, target))
     for key, value in weights.items():
         if key in target and _OFFSETS.match(key) and value.shape != target[key].shape:
             channels = target[key].shape[1]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..rpn_names import is_rpn
 from . import index
 
 _DEPTHS = {
@@ -201,8 +202,8 @@ def _family(weights: Mapping[str, Tensor]) -> str:
     if has(r'roi_head\.bbox_head\.'):
         if masks == 'mask_rcnn':
             return masks
-        return 'faster_rcnn' if has(r'rpn_head\.') else 'fast_rcnn'
-    if has(r'rpn_head\.'):
+        return 'faster_rcnn' if any(map(is_rpn, weights)) else 'fast_rcnn'
+    if any(map(is_rpn, weights)):
         return 'rpn'
     return 'one_stage' if has(r'bbox_head\.') else ''
 

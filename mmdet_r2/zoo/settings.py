@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # also that of every norm of ours
 
+from ..rpn_names import is_rpn
 from .identify import config_hint
 
 # mean and std of the images (0 to 255) that weights without such a record were trained on
@@ -230,7 +231,7 @@ def _first_block(model: nn.Module, stage: str) -> nn.Module | None:
 
 
 def _has_heads(weights: Mapping[str, Tensor]) -> bool:
-    return any(key.startswith(('rpn_head.', 'roi_head.')) for key in weights)
+    return any(is_rpn(key) or key.startswith('roi_head.') for key in weights)
 
 
 def _close(found: Sequence[float], wanted: Sequence[float], tolerance: float = 0.01) -> bool:

@@ -1,6 +1,7 @@
 """Whole detectors."""
 
 from .panoptic_fpn import PanopticFPN
+from .rpn import RPN
 from .two_stage import TwoStageDetector
 
-__all__ = ['PanopticFPN', 'TwoStageDetector']
+__all__ = ['RPN', 'PanopticFPN', 'TwoStageDetector']

@@ -1,10 +1,11 @@
 """Two-stage detectors: features, proposals, RoIs.
 
 Faster, Mask, Cascade R-CNN and HTC differ in the RoI head they are handed; Fast R-CNN takes its
-proposals from the data, and an RPN alone has no RoI head. They are names of one class.
+proposals from the data. They are names of one class. An RPN alone has no RoI head.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel
@@ -18,6 +19,7 @@ from mmdet_r2.models.roi import RoIHead
 from mmdet_r2.models.rpn import Proposals, ProposalSelector
 from mmdet_r2.models.targets import Targets, img_shapes
 from mmdet_r2.registry import MODELS
+from mmdet_r2.rpn_names import rpn_named_as
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.boxes import move_ends
 
@@ -30,7 +32,6 @@ from mmdet_r2.structures.boxes import move_ends
         'CascadeRCNN',
         'HybridTaskCascade',
         'FastRCNN',
-        'RPN',
     ]
 )
 class TwoStageDetector(BaseModel):
@@ -46,6 +47,8 @@ class TwoStageDetector(BaseModel):
     Raises:
         ConfigError: some parts count pixels (``offset=1``) and others do not.
     """
+
+    rpn_name = 'rpn_head'  # what state dicts call it
 
     def __init__(
         self,
@@ -64,16 +67,25 @@ class TwoStageDetector(BaseModel):
         train_cfg, test_cfg = train_cfg or {}, test_cfg or {}
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck) if neck is not None else None
-        self.rpn_head = self.roi_head = None
-        if rpn_head is not None:
-            configs = dict(train_cfg=train_cfg.get('rpn'), test_cfg=test_cfg.get('rpn'))
-            self.rpn_head = MODELS.build({**rpn_head, **configs})
+        configs = dict(train_cfg=train_cfg.get('rpn'), test_cfg=test_cfg.get('rpn'))
+        rpn = MODELS.build({**rpn_head, **configs}) if rpn_head is not None else None
+        setattr(self, self.rpn_name, rpn)
+        self.roi_head = None
         if roi_head is not None:
             configs = dict(train_cfg=train_cfg.get('rcnn'), test_cfg=test_cfg.get('rcnn'))
             self.roi_head = MODELS.build({**roi_head, **configs})
         proposals = train_cfg.get('rpn_proposal', test_cfg.get('rpn'))
         self._train_selector = ProposalSelector(**proposals) if proposals is not None else None
         check_offsets(self.rpn_head, self._train_selector, self.roi_head)
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take an RPN's weights under either of the names that they have."""
+        renamed = dict(rpn_named_as(state_dict, self.state_dict(prefix=prefix), prefix))
+        state_dict.clear()
+        state_dict.update(renamed)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @property
     def with_mask(self) -> bool:

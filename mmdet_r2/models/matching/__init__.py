@@ -4,7 +4,7 @@ heads alike.
 
 from .assigner import BACKGROUND, IGNORED, Match, MaxIoUAssigner
 from .coder import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder
-from .samplers import OHEMSampler, PseudoSampler, RandomSampler, Sample
+from .samplers import OHEMSampler, PseudoSampler, RandomSampler, Sample, positive_weight
 
 __all__ = [
     'BACKGROUND',
@@ -17,4 +17,5 @@ __all__ = [
     'PseudoSampler',
     'RandomSampler',
     'Sample',
+    'positive_weight',
 ]

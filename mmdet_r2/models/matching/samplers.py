@@ -1,5 +1,6 @@
 """Choose which assigned boxes take part in the loss."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,19 +16,31 @@ class Sample:
     """The chosen boxes of one image: positives first, then negatives.
 
     ``index`` (r,) int64 into the candidates, ``gt_index`` (r,) int64 (``BACKGROUND`` for
-    negatives), ``num_pos`` int.
+    negatives), ``num_pos`` int; ``count_neg``: negatives count in :attr:`avg_factor`.
     """
 
     index: Tensor
     gt_index: Tensor
     num_pos: int
+    count_neg: bool = True
 
     @property
     def avg_factor(self) -> int:
         """Number of chosen boxes; positives and negatives count at least one each, as in
         mmdetection.
         """
-        return max(self.num_pos, 1) + max(len(self.index) - self.num_pos, 1)
+        num_neg = max(len(self.index) - self.num_pos, 1) if self.count_neg else 0
+        return max(self.num_pos, 1) + num_neg
+
+
+def positive_weight(key: str, train_cfg: dict) -> float:
+    """Factor on the classification loss of positives: ``train_cfg.KEY.pos_weight``, 1 where that is
+    not above 0.
+    """
+    given = train_cfg.get('pos_weight', -1)
+    if isinstance(given, bool) or not isinstance(given, int | float) or math.isnan(given):
+        raise ConfigError(f'train_cfg.{key}.pos_weight={given!r}: expected a number')
+    return float(given) if given > 0 else 1.0
 
 
 @TASK_UTILS.register_module()
@@ -113,15 +126,30 @@ class OHEMSampler(RandomSampler):
 
 @TASK_UTILS.register_module()
 class PseudoSampler:
-    """Every positive and every negative, and nothing added."""
+    """Every positive and every negative, and nothing added; losses are divided by the number of
+    positives.
+
+    Args:
+        num, pos_fraction, neg_pos_ub, add_gt_as_proposals: those of a :class:`RandomSampler` that a
+            config replaces by this; nothing is chosen by them.
+    """
 
     needs_loss = False
     add_gt_as_proposals = False
     gt_in_front = True
+
+    def __init__(
+        self,
+        num: int | None = None,
+        pos_fraction: float | None = None,
+        neg_pos_ub: float = -1,
+        add_gt_as_proposals: bool = False,
+    ) -> None:
+        pass
 
     def sample(self, match: Match, loss: Tensor | None = None) -> Sample:
         """All of one image's candidates that are not ignored."""
         pos = (match.gt_index >= 0).nonzero()[:, 0]
         neg = (match.gt_index == BACKGROUND).nonzero()[:, 0]
         index = torch.cat([pos, neg])
-        return Sample(index, match.gt_index[index], len(pos))
+        return Sample(index, match.gt_index[index], len(pos), count_neg=False)

@@ -173,18 +173,28 @@ class ConvFCBBoxHead(BaseModule):
         return x
 
     def loss(
-        self, output: BoxOutput, rois: Tensor, labels: Tensor, pos: Tensor, gt_boxes: Tensor
+        self,
+        output: BoxOutput,
+        rois: Tensor,
+        labels: Tensor,
+        pos: Tensor,
+        gt_boxes: Tensor,
+        pos_weight: float = 1.0,
     ) -> dict:
         """Losses of the sampled RoIs, averaged over all of them.
 
         Args:
             rois: (R, 5); labels: (R,) int64, K for background.
             pos: (P,) int64 rows of the positives; gt_boxes: (P, 4) xyxy of their objects.
+            pos_weight: factor on the classification loss of the positives.
         """
         losses = {}
         num_rois = max(len(labels), 1)
         if output.logits is not None:
-            losses['loss_cls'] = self.loss_cls(output.logits, labels, avg_factor=num_rois)
+            weight = None
+            if pos_weight != 1:
+                weight = torch.where(labels < self.num_classes, pos_weight, 1.0)
+            losses['loss_cls'] = self.loss_cls(output.logits, labels, weight, avg_factor=num_rois)
             losses['acc'] = accuracy(output.logits.detach(), labels)
         if output.deltas is not None:
             # Without a positive the sum over no rows is 0 and still reaches every parameter.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmdet_r2.errors import ConfigError
-from mmdet_r2.models.matching import MaxIoUAssigner, PseudoSampler, RandomSampler
+from mmdet_r2.models.matching import MaxIoUAssigner, PseudoSampler, RandomSampler, positive_weight
 from mmdet_r2.models.roi.box_head import BoxOutput, ConvFCBBoxHead
 from mmdet_r2.models.roi.extractor import SingleRoIExtractor
 from mmdet_r2.models.roi.mask_head import FCNMaskHead
@@ -59,18 +59,21 @@ class Stage:
     sampler: RandomSampler | PseudoSampler | None = None
     mask_size: tuple[int, int] = (28, 28)
     mask_target: str = 'aligned'
+    pos_weight: float = 1.0
     loss_weight: float = 1.0
     loss_prefix: str = ''
 
     def set_train_cfg(self, train_cfg: dict, sampled: bool = True) -> None:
-        """Take ``assigner``, ``sampler``, ``mask_size`` and ``mask_target`` (a key of
-        :data:`MASK_TARGETS`) from a ``train_cfg.rcnn``; a stage that is not ``sampled`` trains on
-        all candidates.
+        """Take ``assigner``, ``sampler``, ``mask_size``, ``mask_target`` (a key of
+        :data:`MASK_TARGETS`) and ``pos_weight`` (factor on the classification loss of positives;
+        not above 0: 1) from a ``train_cfg.rcnn``, in which ``debug`` means nothing; a stage that is
+        not ``sampled`` trains on all candidates.
         """
         self.assigner = TASK_UTILS.build(train_cfg['assigner'])
         self.sampler = TASK_UTILS.build(train_cfg['sampler']) if sampled else PseudoSampler()
         size = train_cfg.get('mask_size', self.mask_size)
         self.mask_size = (size, size) if isinstance(size, int) else tuple(size)
+        self.pos_weight = positive_weight('rcnn', train_cfg)
         self.mask_target = train_cfg.get('mask_target', self.mask_target)
         if self.mask_target not in MASK_TARGETS:
             raise ConfigError(
@@ -137,7 +140,9 @@ class Stage:
 
     def box_loss(self, output: BoxOutput, picked: Picked) -> dict[str, Tensor]:
         """Classification and regression losses under the stage's prefix and weight."""
-        losses = self.box_head.loss(output, picked.rois, picked.labels, picked.pos, picked.gt_boxes)
+        losses = self.box_head.loss(
+            output, picked.rois, picked.labels, picked.pos, picked.gt_boxes, self.pos_weight
+        )
         return self._scaled(losses)
 
     def mask_loss(self, logits: Tensor, picked: Picked, targets: Targets) -> dict[str, Tensor]:

@@ -6,17 +6,27 @@ Shape legend: B images, L levels, A anchors of an image over all levels, N sampl
 batch.
 """
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ConfigError
-from mmdet_r2.models.matching import BACKGROUND, Sample
+from mmdet_r2.models.matching import BACKGROUND, Sample, positive_weight
 from mmdet_r2.models.rpn.proposals import Proposals, ProposalSelector
 from mmdet_r2.models.targets import Targets
 from mmdet_r2.registry import MODELS, TASK_UTILS
+
+# mmdetection's defaults
+_ANCHORS = dict(
+    type='AnchorGenerator', scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]
+)
+_CLS_LOSS = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0)
+_BOX_LOSS = dict(type='SmoothL1Loss', beta=1 / 9, loss_weight=1.0)
 
 
 @MODELS.register_module()
@@ -24,8 +34,10 @@ class RPNHead(BaseModule):
     """Objectness and box deltas of every anchor.
 
     Args:
+        anchor_generator, bbox_coder, loss_cls, loss_bbox: None: mmdetection's defaults (anchors of
+            three sizes and shapes on five levels, cross entropy, smooth L1 with beta 1/9).
         num_convs: 3x3 convolutions before the two predictors (1 in all published systems).
-        num_classes: always 1: object or not.
+        num_classes: always 1: object or not. Another number is a warning.
         reg_decoded_bbox: the regression loss sees decoded boxes (IoU losses) instead of deltas.
         train_cfg: ``assigner``, ``sampler``, ``allowed_border`` (anchors may stick out of the image
             by less than this many pixels; negative: no limit), ``match_border`` (those that stick
@@ -33,17 +45,18 @@ class RPNHead(BaseModule):
             assignment, as in maskrcnn-benchmark), ``samples_per_img`` (what the losses are divided
             by for each image: a number, as in detectron2; 'sampled': the number of sampled anchors,
             as in maskrcnn-benchmark; None: the same, but positives and negatives count at least
-            one each).
+            one each; without a sampler the number of positives), ``pos_weight`` (factor on the
+            classification loss of positives; not above 0: 1), ``debug`` (means nothing).
         test_cfg: the fields of :class:`ProposalSelector`.
     """
 
     def __init__(
         self,
         in_channels: int,
-        anchor_generator: dict,
-        bbox_coder: dict,
-        loss_cls: dict,
-        loss_bbox: dict,
+        anchor_generator: dict | None = None,
+        bbox_coder: dict | None = None,
+        loss_cls: dict | None = None,
+        loss_bbox: dict | None = None,
         feat_channels: int = 256,
         num_convs: int = 1,
         num_classes: int = 1,
@@ -54,14 +67,16 @@ class RPNHead(BaseModule):
     ) -> None:
         super().__init__(init_cfg or dict(type='Normal', layer='Conv2d', std=0.01))
         if num_classes != 1:
-            raise ConfigError(
-                f'rpn_head.num_classes is {num_classes}: an RPN tells objects from background '
-                'only, use 1'
+            print_log(
+                f'rpn_head.num_classes is {num_classes}, but an RPN tells objects from background '
+                'only: 1 is taken',
+                logger='current',
+                level=logging.WARNING,
             )
-        self.anchor_generator = TASK_UTILS.build(anchor_generator)
-        self.bbox_coder = TASK_UTILS.build(bbox_coder)
-        self.loss_cls = MODELS.build(loss_cls)
-        self.loss_bbox = MODELS.build(loss_bbox)
+        self.anchor_generator = TASK_UTILS.build(anchor_generator or _ANCHORS)
+        self.bbox_coder = TASK_UTILS.build(bbox_coder or dict(type='DeltaXYWHBBoxCoder'))
+        self.loss_cls = MODELS.build(loss_cls or _CLS_LOSS)
+        self.loss_bbox = MODELS.build(loss_bbox or _BOX_LOSS)
         if not getattr(self.loss_cls, 'use_sigmoid', True):
             raise ConfigError(
                 'rpn_head.loss_cls.use_sigmoid must be True: the RPN predicts one logit per anchor'
@@ -94,6 +109,7 @@ class RPNHead(BaseModule):
             self.allowed_border = train_cfg.get('allowed_border', 0)
             self.match_border = train_cfg.get('match_border', False)
             self.samples_per_img = train_cfg.get('samples_per_img')
+            self.pos_weight = positive_weight('rpn', train_cfg)
             given = self.samples_per_img
             if not (given in (None, 'sampled') or (isinstance(given, int) and given > 0)):
                 raise ConfigError(
@@ -174,7 +190,10 @@ class RPNHead(BaseModule):
         row = torch.cat(rows)  # (N,) into the flattened (B*A)
         gt_index = torch.cat([s.gt_index for s in samples])
         labels = torch.where(gt_index == BACKGROUND, 1, 0)  # class 0 is "object", 1 the background
-        loss_cls = self.loss_cls(logits.flatten()[row][:, None], labels, avg_factor=avg_factor)
+        weight = None if self.pos_weight == 1 else torch.where(labels == 0, self.pos_weight, 1.0)
+        loss_cls = self.loss_cls(
+            logits.flatten()[row][:, None], labels, weight, avg_factor=avg_factor
+        )
 
         pos_rows = torch.cat([r[: s.num_pos] for r, s in zip(rows, samples, strict=True)])
         gt_boxes = torch.cat(
