@@ -32,7 +32,7 @@ demo-data: install
 
 demo: demo-data
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
-	$(BIN)/python tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" \
+	$(BIN)/python tools/test.py $(DEMO_CONFIG) "$(DEMO_DIR)/$$(cat $(DEMO_DIR)/last_checkpoint)" \
 		--eval bbox segm --work-dir $(DEMO_DIR) --show-dir $(DEMO_DIR)/pictures
 	@echo 'Ground truth beside predictions: $(DEMO_DIR)/pictures'
 

@@ -154,7 +154,7 @@ def _run(root: Path) -> Run:
     path = root / 'small.py'
     _config(root).dump(str(path))
     _start('tools/train.py', path, '--work-dir', root / 'train')
-    checkpoint = Path((root / 'train/last_checkpoint').read_text().strip())
+    checkpoint = root / 'train' / (root / 'train/last_checkpoint').read_text().strip()
     results = root / 'results.pkl'
     printed = _start(
         'tools/test.py', path, checkpoint, '--out', results, '--work-dir', root / 'test',

@@ -72,7 +72,7 @@ def sandbox(root: Path) -> Path:
     checkpoint = root / 'work_dirs/demo/iter_750.pth'
     checkpoint.parent.mkdir(parents=True)
     torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoint)
-    (checkpoint.parent / 'last_checkpoint').write_text(str(checkpoint))
+    (checkpoint.parent / 'last_checkpoint').write_text(checkpoint.name)
     return root
 
 

@@ -64,7 +64,7 @@ def test_killed_while_writing_keeps_the_previous_checkpoint(repo: Path, tmp_path
             break
     process.send_signal(signal.SIGKILL)
     assert process.wait(timeout=20) == -signal.SIGKILL, ''.join(output)
-    assert list(tmp_path.glob('.*tmp*')), 'the process was not in the middle of writing'
+    assert list(tmp_path.glob('.*-*')), 'the process was not in the middle of writing'
     assert not (tmp_path / 'epoch_2.pth').exists()
     found = latest_checkpoint(tmp_path)
     assert found == str(tmp_path / 'epoch_1.pth')
@@ -72,7 +72,7 @@ def test_killed_while_writing_keeps_the_previous_checkpoint(repo: Path, tmp_path
     runner = build_runner(toy_config(tmp_path, resume=True))
     runner.train()
     assert len(runner.message_hub.log_scalars['train/loss'].data[0]) == 24
-    assert not list(tmp_path.glob('.*tmp*')), 'what the killed process left is still there'
+    assert not list(tmp_path.glob('.*-*')), 'what the killed process left is still there'
 
 
 def test_killed_trainer_is_resumed_to_the_same_end(repo: Path, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_the_newest_readable_one_is_taken(tmp_path: Path) -> None:
     for epoch in (1, 2):
-        write_atomically({'epoch': epoch}, tmp_path / f'epoch_{epoch}.pth')
+        write_atomically({'meta': {'epoch': epoch, 'iter': epoch}}, tmp_path / f'epoch_{epoch}.pth')
         os.utime(tmp_path / f'epoch_{epoch}.pth', (epoch, epoch))
     assert latest_checkpoint(tmp_path) == str(tmp_path / 'epoch_2.pth')
     (tmp_path / 'last_checkpoint').write_text('')  # power cut of an older version

@@ -25,7 +25,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdet_r2.config import load_config
-from mmdet_r2.engine import ProgressHook, bn_layers, build_runner, recompute_statistics
+from mmdet_r2.engine import (
+    ProgressHook,
+    bn_layers,
+    build_runner,
+    latest_checkpoint,
+    recompute_statistics,
+)
 from mmdet_r2.engine.precise_bn import PreciseBNHook, training_batches
 from mmdet_r2.engine.registries import PARAM_SCHEDULERS
 from mmdet_r2.engine.state import get_rng_state, pack_rng_state, untouched_rng
@@ -433,10 +439,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     run(config, interrupt=stop, precise={'num_iters': 3})
     config.resume = True
     assert_same_training(run(config, precise={'num_iters': 3}), whole)
-    last = [
-        read_checkpoint((tmp_path / part / 'last_checkpoint').read_text().strip())
-        for part in ('whole', 'parts')
-    ]
+    last = [read_checkpoint(latest_checkpoint(tmp_path / part)) for part in ('whole', 'parts')]
     assert_same_state(last[0]['state_dict'], last[1]['state_dict'])
     assert torch.equal(last[0]['mmdet_r2']['rng'][0], last[1]['mmdet_r2']['rng'][0])
 

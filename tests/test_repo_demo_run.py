@@ -90,10 +90,9 @@ def test_train_then_test_then_pictures(run, model: str) -> None:
     assert 'loss_mask' in printed and 'eta' in printed
     assert ('s2.loss_mask' in printed) == (model != 'mask_rcnn')
     assert ('loss_semantic_seg' in printed) == (model == 'htc')
-    checkpoint = (work / 'last_checkpoint').read_text().strip()
-    assert Path(checkpoint).name == 'iter_2.pth'
+    assert (work / 'last_checkpoint').read_text() == 'iter_2.pth'
     printed = run(
-        'tools/test.py', model, checkpoint, '--eval', 'bbox', 'segm',
+        'tools/test.py', model, str(work / 'iter_2.pth'), '--eval', 'bbox', 'segm',
         '--work-dir', str(work), '--show-dir', str(pictures)
     )  # fmt: skip
     assert 'bbox_mAP' in printed and 'segm_mAP' in printed

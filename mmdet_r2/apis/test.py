@@ -18,7 +18,7 @@ from ..errors import CheckpointError, ConfigError
 from ..files import write_json
 from ..inference import prepare_for_inference
 from ..models.tta import DetTTAModel
-from ..zoo import LoadReport, classes_differ, load_checkpoint
+from ..zoo import LoadReport, classes_differ, load_checkpoint, spelt_alike
 from .tta import datasets_of, has_views, tta_model, tta_pipeline
 
 #: What --eval takes, by the evaluator that measures it.
@@ -336,7 +336,7 @@ def _load(model: nn.Module, checkpoint: str, dataset: Any) -> LoadReport:
     expected = metainfo.get('classes')
     # proposals have no class
     if found and expected and getattr(model, 'roi_head', True) is not None:
-        difference = classes_differ(_spelt_alike(found), _spelt_alike(expected))
+        difference = classes_differ(spelt_alike(found), spelt_alike(expected))
         if difference:
             raise CheckpointError(
                 f"{checkpoint} was trained for other classes than the data set's "
@@ -345,11 +345,6 @@ def _load(model: nn.Module, checkpoint: str, dataset: Any) -> LoadReport:
                 "the checkpoint's order."
             )
     return report
-
-
-def _spelt_alike(names: Sequence[str]) -> list[str]:
-    """Class names without differences of spelling: early checkpoints have ``traffic_light``."""
-    return [name.replace('_', ' ').lower().strip() for name in names]
 
 
 def _write_report(

@@ -68,3 +68,10 @@ class AmpOptimWrapper(_AmpOptimWrapper):
         if not self.loss_scaler.is_enabled():
             self._scale_update_param = None
         self.cast_dtype = _DTYPES[name]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state; the scale of losses starts anew where the state has none, which is
+        that of a run in bfloat16."""
+        if not state_dict.get('loss_scaler'):
+            state_dict = {k: v for k, v in state_dict.items() if k != 'loss_scaler'}
+        super().load_state_dict(state_dict)

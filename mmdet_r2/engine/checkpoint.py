@@ -1,112 +1,133 @@
 """Writing checkpoints so that a killed process never loses the one it had, and keeping the last few
 and the best."""
 
+import logging
 import os
+import re
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import get_file_backend
 from mmengine.hooks import CheckpointHook as _CheckpointHook
+from mmengine.logging import print_log
 
 from ..errors import CheckpointError, ConfigError
+from ..files import remove_unfinished, replacing, write_text
 from ..registry import HOOKS
+from .resume import read_resumable
 
-_TEMPORARY = '.tmp-'
+#: In a work folder, the name of its newest checkpoint; relative to the folder, which may be moved.
+POINTER = 'last_checkpoint'
 
 
 def write_atomically(content: Any, path: str | os.PathLike[str]) -> None:
     """``torch.save(content)`` to ``path``, which is at every moment either the old file or the
-    whole new one.
+    whole new one, also after a power cut.
 
-    The bytes go to a file beside it, are forced to disk, and take the name in one step.
+    Raises:
+        DataError: it cannot be written, such as where the disk is full.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}{_TEMPORARY}{os.getpid()}')
-    try:
-        with open(temporary, 'wb') as file:
-            torch.save(content, file)
+    with replacing(path) as temporary, open(temporary, 'wb') as file:
+        noting = _Noting(file)
+        try:
+            torch.save(content, noting)
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        except RuntimeError:  # what torch's writer makes of a full disk
+            if noting.error is None:
+                raise
+            raise noting.error from None
 
 
-def write_text_atomically(text: str, path: str | os.PathLike[str]) -> None:
-    """The same for a small text file."""
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}{_TEMPORARY}{os.getpid()}')
-    with open(temporary, 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+class _Noting:
+    """A file that remembers why it could not be written."""
 
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut, where the system lets us."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows
-        return
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems
-        pass
-    finally:
-        os.close(handle)
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
 
-
-def remove_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Delete what a process killed while writing left in ``folder``."""
-    for file in Path(folder).glob(f'.*{_TEMPORARY}*'):
-        process = file.name.rpartition('-')[2]
-        if not (process.isdigit() and _alive(int(process))):
-            file.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def latest_checkpoint(folder: str | os.PathLike[str]) -> str | None:
-    """The newest checkpoint of a work folder that can be read, or None.
+    """The newest checkpoint of a work folder that a run can continue from; None if it has none.
 
-    ``last_checkpoint`` is believed first; if what it names is gone or damaged, the ``epoch_*`` and
-    ``iter_*`` files are tried, newest first.
+    ``last_checkpoint`` is believed first: a checkpoint of that name in the folder, else the one at
+    that place. If it is gone or damaged the one before is taken, with a warning that names both.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none can be used.
     """
-    from ..zoo import read_checkpoint
-
-    folder = Path(folder)
-    candidates = []
-    pointer = folder / 'last_checkpoint'
-    if pointer.is_file():
-        name = pointer.read_text(encoding='utf-8').strip()
-        # the folder may have been moved since
-        candidates += [Path(name), folder / Path(name).name] if name else []
-    files = [f for pattern in ('epoch_*.pth', 'iter_*.pth') for f in folder.glob(pattern)]
-    candidates += sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in candidates:
-        if file.is_file():
-            try:
-                read_checkpoint(file)
-            except CheckpointError:
-                continue
-            return str(file)
+    problems = []
+    for file in _newest_first(Path(folder)):
+        if '://' not in file and not os.path.isfile(file):
+            problems.append(f'{file}: no such file')
+            continue
+        try:
+            read_resumable(file)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            print_log(f'{problems[0]}; resuming {file} instead', 'current', logging.WARNING)
+        return file
+    if problems:
+        raise CheckpointError(f'{problems[0]}; {folder} has no other checkpoint to resume from')
     return None
+
+
+def _newest_first(folder: Path) -> list[str]:
+    """What may be the newest checkpoint of a work folder, likeliest first."""
+    pointer = folder / POINTER
+    name = pointer.read_text(encoding='utf-8', errors='replace').strip() if _exists(pointer) else ''
+    if '://' in name:
+        return [name]
+    found: list[Path] = []
+    if name:
+        named = [folder / Path(name).name, folder / name]  # the latter is `name` if absolute
+        found.append(next(filter(_exists, named), named[-1]))
+    # those before it, of a file name's last number; then whatever is there
+    kinds = [_numbered(path.parent, path.name) for path in found]
+    default = [_numbered(folder, name) for name in ('epoch_0.pth', 'iter_0.pth')]
+    for files in [*kinds, *sorted(filter(None, default), key=_changed, reverse=True)]:
+        found += [file for file in files if file not in found]
+    return [str(file) for file in found]
+
+
+def _numbered(folder: Path, example: str) -> list[Path]:
+    """The files of ``folder`` whose names are ``example`` but for its last number: those of smaller
+    numbers first, from the largest on, then the larger ones."""
+    match = re.fullmatch(r'(.*?)(\d+)(\D*)', example)
+    if match is None or not folder.is_dir():
+        return []
+    head, own, tail = match.groups()
+    names = re.compile(f'{re.escape(head)}(\\d+){re.escape(tail)}')
+    numbers = {
+        int(found.group(1)): file
+        for file in folder.iterdir()
+        if (found := names.fullmatch(file.name))
+    }
+    order = sorted(numbers, key=lambda number: (number > int(own) > 0, -number))
+    return [numbers[number] for number in order]
+
+
+def _changed(files: list[Path]) -> float:
+    return max(file.stat().st_mtime for file in files)
+
+
+def _exists(path: Path) -> bool:
+    return os.path.isfile(path)
 
 
 def _same_file(one: str, other: str) -> bool:
@@ -192,16 +213,36 @@ class CheckpointHook(_CheckpointHook):
             name = Path(work_dir).name
             self.out_dir = self.file_backend.join_path(self.out_dir, name)
         runner.logger.info(f'Checkpoints will be saved to {self.out_dir}.')
-        info = runner.message_hub.runtime_info
-        if self.save_best and len(self.key_indicators) == 1:
-            self.best_ckpt_path = info.get('best_ckpt')
-        elif self.save_best:
-            names = {key: f'best_ckpt_{key}' for key in self.key_indicators}
-            self.best_ckpt_path_dict = {key: info.get(name) for key, name in names.items()}
-        self.keep_ckpt_ids = deque(info.get('keep_ckpt_ids', []))
+        hub = runner.message_hub
+        for key, name in self._best_names().items():
+            # the best of this folder, which may have been moved or copied, not of where it was
+            best = self._here(hub.runtime_info.get(name) or '')
+            hub.update_info(name, best)
+            if name == 'best_ckpt':
+                self.best_ckpt_path = best
+            else:
+                self.best_ckpt_path_dict[key] = best
+        self.keep_ckpt_ids = deque(hub.runtime_info.get('keep_ckpt_ids', []))
+        self._former: dict[str, str | None] = {}
         self._saved = self._resumed_own(runner)
-        if is_main_process() and Path(self.out_dir).is_dir():
-            remove_leftovers(self.out_dir)
+        if is_main_process():
+            if Path(self.out_dir).is_dir():
+                remove_unfinished(self.out_dir)
+            if self._saved is not None:
+                for name in hub.runtime_info.get('outdated_ckpts', []):
+                    self._remove(name)
+
+    def _best_names(self) -> dict[str, str]:
+        """By metric, the entry of the message hub with the path of its best checkpoint."""
+        if not self.save_best:
+            return {}
+        single = len(self.key_indicators) == 1
+        return {key: 'best_ckpt' if single else f'best_ckpt_{key}' for key in self.key_indicators}
+
+    def _here(self, path: str) -> str | None:
+        """The file of that name in the folder of this run; None if there is none."""
+        path = self.file_backend.join_path(self.out_dir, os.path.basename(path))
+        return path if self.file_backend.isfile(path) else None
 
     def _resumed_own(self, runner: Any) -> tuple[int, int, int] | None:
         """What :meth:`_save_checkpoint_with_step` noted of the checkpoint that the run continues
@@ -214,16 +255,20 @@ class CheckpointHook(_CheckpointHook):
         return step, runner.iter, getattr(runner.train_loop, 'validated', 0)
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
-        outdated: list[int] = []
+        hub = runner.message_hub
+        outdated: list[str] = []
         if self.max_keep_ckpts > 0:
             kept = [number for number in self.keep_ckpt_ids if number != step] + [step]
-            outdated = kept[: -self.max_keep_ckpts]
+            outdated = [self.filename_tmpl.format(n) for n in kept[: -self.max_keep_ckpts]]
             self.keep_ckpt_ids = deque(kept[-self.max_keep_ckpts :])
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+            hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        outdated += self._former_best(hub.runtime_info)
+        # in the checkpoint, too: a run that is killed before they are removed does it on resume
+        hub.update_info('outdated_ckpts', outdated)
         self._saved = (step, meta['iter'], getattr(runner.train_loop, 'validated', 0))
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        hub.update_info('last_ckpt', self.last_ckpt)
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -234,11 +279,15 @@ class CheckpointHook(_CheckpointHook):
             backend_args=self.backend_args,
         )
         if is_main_process():
-            write_text_atomically(self.last_ckpt, Path(runner.work_dir) / 'last_checkpoint')
-            for number in outdated:
-                self._remove(
-                    self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(number))
-                )
+            inside = self.out_dir == runner.work_dir
+            write_text(Path(runner.work_dir) / POINTER, name if inside else self.last_ckpt)
+            for name in outdated:
+                self._remove(name)
+
+    def _former_best(self, info: dict[str, Any]) -> list[str]:
+        """Names of best checkpoints that are no longer the best."""
+        formers = [path for name, path in self._former.items() if path and path != info.get(name)]
+        return [os.path.basename(path) for path in formers]
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, Any]) -> None:
         """Keep the best; let the checkpoint of this step hold that it has been validated, so that a
@@ -275,24 +324,24 @@ class CheckpointHook(_CheckpointHook):
         # mmengine removes the former best before it writes the new one: hide it, and remove it
         # afterwards
         info = runner.message_hub.runtime_info
-        single = len(self.key_indicators) == 1
-        names = {key: 'best_ckpt' if single else f'best_ckpt_{key}' for key in self.key_indicators}
-        former = {key: info.get(name) for key, name in names.items()}
-        if single:
+        names = self._best_names()
+        self._former = {name: info.get(name) for name in names.values()}
+        if 'best_ckpt' in self._former:
             self.best_ckpt_path = None
         else:
             self.best_ckpt_path_dict = dict.fromkeys(self.key_indicators)
         super()._save_best_checkpoint(runner, metrics)
         for key, name in names.items():
-            current = info.get(name)
-            if single:
-                self.best_ckpt_path = current
+            if name == 'best_ckpt':
+                self.best_ckpt_path = info.get(name)
             else:
-                self.best_ckpt_path_dict[key] = current
-            if former[key] and former[key] != current and is_main_process():
-                self._remove(former[key])
+                self.best_ckpt_path_dict[key] = info.get(name)
+        if is_main_process():
+            for name in self._former_best(info):
+                self._remove(name)
+        self._former = {}
         barrier()
 
-    def _remove(self, path: str) -> None:
-        if self.file_backend.isfile(path):
+    def _remove(self, name: str) -> None:
+        if path := self._here(name):
             self.file_backend.remove(path)

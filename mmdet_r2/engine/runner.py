@@ -30,6 +30,15 @@ from .checkpoint import latest_checkpoint, write_atomically
 from .checks import base_batch_size, built_from, check_loader, check_milestones, check_optimizer
 from .data_order import build_train_dataloader
 from .processes import COLLECTIVE_TIMEOUT, errors_of_workers, from_first_rank, init_cpu_group
+from .resume import (
+    Differences,
+    check_classes,
+    check_length,
+    compare_configs,
+    load_optimizer,
+    load_schedules,
+    read_resumable,
+)
 from .schedule import stretch_checkpoints, stretch_loop, stretch_schedulers
 from .screen import keep_listings_off, summary
 from .state import (
@@ -69,6 +78,7 @@ class Runner(_Runner):
         self._replay: RngState | None = None
         self._as_of: RngState | None = None
         self._resumed: dict[str, Any] | None = None
+        self._differences = Differences()
         #: File of the checkpoint that the run continues from.
         self.resumed_from: str | None = None
 
@@ -317,12 +327,12 @@ class Runner(_Runner):
                 self._resume = False
                 return
             self._load_from = path
-        checkpoint = read_checkpoint(self._load_from)
-        meta = checkpoint.get('meta')
-        if not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):
-            raise CheckpointError(
-                f'{self._load_from}: holds weights only and cannot be resumed; '
-                'to start from its weights set load_from instead.'
+        checkpoint = read_resumable(self._load_from)
+        meta = checkpoint['meta']
+        self._differences = compare_configs(self._load_from, meta, self.cfg)
+        if self._differences:
+            self.logger.warning(
+                f'{self._load_from} is resumed with other settings: {self._differences}'
             )
         self._resumed = checkpoint
         seed, wanted = meta.get('seed'), self._randomness_cfg.get('seed')
@@ -391,28 +401,43 @@ class Runner(_Runner):
         meta = checkpoint['meta']
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = _unwrapped(self.model)
+        check_classes(filename, checkpoint, self.train_dataloader.dataset)
         zoo_load_checkpoint(model, checkpoint, strict=True)
         self.train_loop._epoch = meta['epoch']
         self.train_loop._iter = meta['iter']
         if 'message_hub' in checkpoint:
             self.message_hub.load_state_dict(checkpoint['message_hub'])
+        self._continue(checkpoint.get('mmdet_r2'), filename)
+        end = check_length(filename, self.train_loop)
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        same = True
+        if resume_param_scheduler:
+            if self.param_schedulers is not None:
+                self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+            saved = checkpoint.get('param_schedulers')
+            same = load_schedules(
+                filename, self.param_schedulers, saved, self.train_loop, self._differences
+            )
         if resume_optimizer:
             if 'optimizer' not in checkpoint:
                 raise CheckpointError(
                     f'{filename}: has no optimizer and cannot be resumed; '
                     'to start from its weights set load_from instead.'
                 )
-            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
-            self.optim_wrapper.load_state_dict(checkpoint['optimizer'])
-        if resume_param_scheduler and self.param_schedulers is not None:
-            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
-            saved = checkpoint.get('param_schedulers', [])
-            for scheduler, state in zip(_flat(self.param_schedulers), _flat(saved)):
-                scheduler.load_state_dict(state)
-        self._continue(checkpoint.get('mmdet_r2'), filename)
+            load_optimizer(
+                filename,
+                self.optim_wrapper,
+                checkpoint['optimizer'],
+                model,
+                self._differences,
+                keep_settings=not same,
+            )
         self._has_loaded = True
         self.resumed_from = filename
-        self.logger.info(f'resumed {filename}: epoch {self.epoch + 1}, iteration {self.iter + 1}')
+        where = f'epoch {self.epoch + 1}, iteration {self.iter + 1}'
+        self.logger.info(f'resumed {filename}: {where}')
+        if end:
+            self.logger.warning(f'{filename}{end}')
 
     def _continue(self, extra: dict[str, Any] | None, filename: str) -> None:
         """Position in the data and random states, or a warning why the run will not be the very
@@ -539,12 +564,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 def _on_cpu(state: Any) -> Any:
     return apply_to(state, lambda x: hasattr(x, 'cpu'), lambda x: x.cpu())
-
-
-def _flat(schedulers: Any) -> list[Any]:
-    if isinstance(schedulers, dict):
-        return [scheduler for part in schedulers.values() for scheduler in part]
-    return list(schedulers)
 
 
 def _plain(value: Any) -> Any:

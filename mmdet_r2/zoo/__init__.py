@@ -1,7 +1,7 @@
 """Published models and their files: the index, downloads, safe reading, and loading into a
 model."""
 
-from .contents import checkpoint_dataset_meta, checkpoint_weights, classes_differ
+from .contents import checkpoint_dataset_meta, checkpoint_weights, classes_differ, spelt_alike
 from .download import download
 from .index import ZooModel, find_model, models, search
 from .initializer import SafePretrainedInit
@@ -32,6 +32,7 @@ __all__ = [
     'published',
     'read_checkpoint',
     'search',
+    'spelt_alike',
     'upgrade',
     'verify_checkpoint',
     'weights_of',

@@ -101,6 +101,11 @@ def classes_differ(found: Sequence[str], expected: Sequence[str]) -> str | None:
     return '; '.join(parts)
 
 
+def spelt_alike(names: Sequence[str]) -> list[str]:
+    """Class names without differences of spelling: early checkpoints have ``traffic_light``."""
+    return [name.replace('_', ' ').lower().strip() for name in names]
+
+
 def _some(names: Sequence[str]) -> str:
     return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
 
