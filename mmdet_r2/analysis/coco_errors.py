@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from pycocotools import mask as coco_mask
 
+from ..datasets.coco_json import as_id, id_order
 from ..errors import DataError
 from ..evaluation.coco_format import ground_truth, read_annotations
 from ..evaluation.image_result import compressed_masks
@@ -99,7 +100,7 @@ def read_results(
             other classes, or without masks.
     """
     annotations = read_annotations(str(ann_file))
-    categories = sorted(annotations['categories'], key=lambda category: category['id'])
+    categories = sorted(annotations['categories'], key=lambda category: id_order(category['id']))
     label_of = {category['id']: label for label, category in enumerate(categories)}
     images = {image['id']: image for image in annotations['images']}
     found: dict[Any, list[dict]] = {image_id: [] for image_id in images}
@@ -111,11 +112,13 @@ def read_results(
             ('image_id', images, 'image'),
             ('category_id', label_of, 'category'),
         ):
-            if record[key] not in known:
+            number_or_text = as_id(record[key])
+            if number_or_text not in known:
                 raise DataError(
                     f'{result_file}: record {number} is of {what} {record[key]!r}, which '
                     f'{ann_file} does not have; use the annotations that were tested on.'
                 )
+            record[key] = number_or_text
         if score_thr is None or record['score'] >= score_thr:
             found[record['image_id']].append(record)
     truth: dict[Any, list[dict]] = {image_id: [] for image_id in images}
@@ -158,7 +161,7 @@ def read_results(
             masks=masks,
         )
 
-    ids = sorted(images, key=lambda i: (isinstance(i, str), i))
+    ids = sorted(images, key=id_order)
     comparison = compare(
         (objects(truth[i], images[i], False) for i in ids),
         (objects(found[i], images[i], True) for i in progress(ids, 'comparing')),

@@ -195,17 +195,20 @@ class CocoFile:
         return lines
 
 
-def read_coco(path: str | os.PathLike, backend_args: dict | None = None) -> CocoFile:
+def read_coco(
+    path: str | os.PathLike, backend_args: dict | None = None, kind: str = 'annotation file'
+) -> CocoFile:
     """Read an annotation file of instances.
 
     Args:
         backend_args: how mmengine reads it.
+        kind: what messages call the file.
 
     Raises:
         DataError: it cannot be read, or has an error; see above.
     """
     with no_garbage_collection():
-        coco = parse_coco(read_content(path, backend_args), os.fspath(path))
+        coco = parse_coco(read_content(path, backend_args, kind=kind), os.fspath(path))
     coco.raise_error()
     return coco
 
@@ -273,6 +276,11 @@ def as_id(value: object) -> Id | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return int(value) if isinstance(value, int) and kind is not bool else None
+
+
+def id_order(number: Id) -> tuple[bool, Id]:
+    """Key to sort ids by: whole numbers before texts."""
+    return isinstance(number, str), number
 
 
 def as_size(value: object) -> int | None:

@@ -21,8 +21,10 @@ from mmdet_r2.registry import METRICS
 
 from .coco_format import (
     annotations_of,
+    check_measurable,
     detections,
     ground_truth,
+    numbered,
     read_annotations,
     write_results,
 )
@@ -155,7 +157,9 @@ class CocoMetric(PerImageMetric):
     def dataset_meta(self, dataset_meta: dict | None) -> None:
         self._dataset_meta = dataset_meta
         if dataset_meta is not None and self._annotations is not None:
-            self._category_ids(self._annotations)
+            ids = self._category_ids(self._annotations)
+            if not self.format_only:
+                check_measurable(self._annotations, ids, self.metrics, str(self.ann_file))
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the detections of one batch, masks as run lengths.
@@ -244,10 +248,11 @@ class CocoMetric(PerImageMetric):
         _check_images(images, annotations, self.ann_file)
         check_labels(images, len(category_ids))
         if self.outfile_prefix is not None:
-            write_results(images, category_ids, self.outfile_prefix)
+            write_results(images, category_ids, self.outfile_prefix, annotations)
         self.report = {}
         if self.format_only:
             return {}
+        images, annotations, category_ids = numbered(images, annotations, category_ids)
         values: dict[str, float] = {}
         for metric in self.metrics:
             print_log(f'Evaluating {metric}...', 'current')

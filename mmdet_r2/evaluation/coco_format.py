@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from mmengine.logging import print_log
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from mmdet_r2.datasets.coco_json import Id, id_order, read_coco
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import read_json, write_json
+from mmdet_r2.files import write_json
 from mmdet_r2.structures.masks import to_rle, usable_masks
 
 from .image_result import ImageResult
@@ -19,47 +21,82 @@ from .image_result import ImageResult
 
 def read_annotations(path: str, backend_args: dict | None = None) -> dict:
     """A COCO annotation file's ``images``, ``categories`` and ``annotations``, ready for
-    pycocotools.
+    pycocotools; by the rules of :mod:`mmdet_r2.datasets.coco_json`, as for training. What they
+    leave out is printed.
 
     ``iscrowd`` and ``area`` are filled in where missing (0, the box's area), and annotations are
-    numbered anew from 1: pycocotools takes a match with id 0 for a miss, and loses annotations that
-    share an id.
+    numbered anew from 1: pycocotools takes a match with id 0 for a miss. ``written_images`` and
+    ``written_categories`` are ids as the file writes them, where that differs.
 
     Raises:
-        DataError: missing, unreadable or not in COCO's format.
+        DataError: missing, unreadable or not in COCO's format; names the file and the key.
     """
-    data = read_json(path, 'annotation file (CocoMetric.ann_file)', backend_args)
-    if not isinstance(data, dict) or not {'images', 'categories'} <= data.keys():
-        raise DataError(
-            f"{path}: not a COCO annotation file, which has 'images', 'categories' and "
-            "'annotations'"
-        )
-    # test sets come without annotations; only format_only has a use for them
-    objects = data.get('annotations', [])
-    ids = [a.get('id') for a in objects]
-    if len(set(ids)) < len(ids) or any(not isinstance(i, int) or i <= 0 for i in ids):
-        print_log(
-            f'{path}: annotation ids are not unique numbers above 0; numbered anew', 'current'
-        )
-    known = {image['id'] for image in data['images']}
-    annotations = []
-    for number, a in enumerate(objects, start=1):
-        for key in ('image_id', 'category_id', 'bbox'):
-            if key not in a:
-                raise DataError(f'{path}: annotation {a.get("id")} has no {key!r}')
-        if a['image_id'] not in known:
-            raise DataError(
-                f'{path}: annotation {a.get("id")} is of image {a["image_id"]}, not in the file'
-            )
-        a = dict(a, id=number, iscrowd=int(a.get('iscrowd', 0)))
-        a.setdefault('area', a['bbox'][2] * a['bbox'][3])
-        annotations.append(a)
+    coco = read_coco(path, backend_args, 'annotation file (CocoMetric.ann_file)')
+    if report := coco.report():
+        print_log(f'{path}: {"; ".join(report)}', 'current', level=30)
+    annotations: list[dict[str, Any]] = []
+    for image in coco.images:
+        for a in image.objects:
+            a = dict(a, id=len(annotations) + 1, iscrowd=a.get('iscrowd', 0))
+            if a.get('area') is None:
+                a['area'] = a['bbox'][2] * a['bbox'][3]
+            annotations.append(a)
     return dict(
-        images=[
-            dict(id=i['id'], height=i.get('height'), width=i.get('width')) for i in data['images']
-        ],
-        categories=data['categories'],
+        images=[dict(id=i.id, height=i.height, width=i.width) for i in coco.images],
+        categories=coco.categories,
         annotations=annotations,
+        written_images=coco.written_images,
+        written_categories=coco.written_categories,
+    )
+
+
+def check_measurable(
+    annotations: dict, category_ids: Sequence[Id | None], metrics: Iterable[str], path: str
+) -> None:
+    """Raises:
+    DataError: there is no object of these categories to be found, or 'segm' is to be measured and
+        none has a mask.
+    """
+    wanted = {category for category in category_ids if category is not None}
+    objects = annotations['annotations']
+    objects = [a for a in objects if not a['iscrowd'] and a['category_id'] in wanted]
+    what = 'has no annotations' if not annotations['annotations'] else 'has crowds only'
+    if not objects and any(not a['iscrowd'] for a in annotations['annotations']):
+        what = 'has no object of the classes'
+    if objects and 'segm' in metrics:
+        objects = [a for a in objects if a.get('segmentation')]
+        what = "has no usable segmentation, which metric 'segm' needs"
+    if not objects:
+        raise DataError(
+            f'{path}: nothing can be measured: it {what}; use an annotated file, or format_only '
+            'to write results'
+        )
+
+
+def numbered(
+    images: list[ImageResult], annotations: dict, category_ids: list[Any]
+) -> tuple[list[ImageResult], dict, list[Any]]:
+    """All three with ids that are numbers: pycocotools sorts ids, and cannot sort texts and
+    numbers together. Numbers stay in their order, texts come after them.
+    """
+    ids = [[entry['id'] for entry in annotations[key]] for key in ('images', 'categories')]
+    if all(isinstance(i, int) and abs(i) < 2**62 for part in ids for i in part):
+        return images, annotations, category_ids
+    image_of, category_of = (
+        {i: n for n, i in enumerate(sorted(part, key=id_order), start=1)} for part in ids
+    )
+    annotations = annotations | dict(
+        images=[i | dict(id=image_of[i['id']]) for i in annotations['images']],
+        categories=[c | dict(id=category_of[c['id']]) for c in annotations['categories']],
+        annotations=[
+            a | dict(image_id=image_of[a['image_id']], category_id=category_of[a['category_id']])
+            for a in annotations['annotations']
+        ],
+    )
+    return (
+        [replace(image, img_id=image_of[image.img_id]) for image in images],
+        annotations,
+        [None if category is None else category_of[category] for category in category_ids],
     )
 
 
@@ -198,10 +235,13 @@ def segm_records(images: Sequence[ImageResult], category_ids: Sequence[int | Non
 
 
 def write_results(
-    images: Sequence[ImageResult], category_ids: Sequence[int | None], prefix: str
+    images: Sequence[ImageResult],
+    category_ids: Sequence[int | None],
+    prefix: str,
+    annotations: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Write ``{prefix}.bbox.json`` and, if any image has masks, ``{prefix}.segm.json``; the paths
-    written.
+    written. Ids are those of the data set, or as the file of ``annotations`` writes them.
     """
     files = {f'{prefix}.bbox.json': bbox_records(images, category_ids)}
     if any(image.masks is not None for image in images):
@@ -212,7 +252,14 @@ def write_results(
             text = counts.decode('ascii') if isinstance(counts, bytes) else counts
             record['segmentation'] = dict(size=[int(side) for side in rle['size']], counts=text)
         files[f'{prefix}.segm.json'] = records
+    written = annotations or {}
+    of_image = written.get('written_images') or {}
+    of_category = written.get('written_categories') or {}
     for path, records in files.items():
+        for record in records if of_image or of_category else ():
+            image_id, category = record['image_id'], record['category_id']
+            record['image_id'] = of_image.get(image_id, image_id)
+            record['category_id'] = of_category.get(category, category)
         write_json(path, records)
         print_log(f'wrote {len(records)} results to {path}', 'current')
     return list(files)
