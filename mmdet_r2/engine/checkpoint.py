@@ -206,12 +206,8 @@ class CheckpointHook(_CheckpointHook):
 
     def before_train(self, runner: Any) -> None:
         """Settle the folder, recall what a resumed run had kept, clear what a killed one left."""
-        work_dir = runner.work_dir
-        self.out_dir = work_dir if self.out_dir is None else self.out_dir
+        self.out_dir = self.folder(runner.work_dir)
         self.file_backend = get_file_backend(self.out_dir, backend_args=self.backend_args)
-        if self.out_dir != work_dir:
-            name = Path(work_dir).name
-            self.out_dir = self.file_backend.join_path(self.out_dir, name)
         runner.logger.info(f'Checkpoints will be saved to {self.out_dir}.')
         hub = runner.message_hub
         for key, name in self._best_names().items():
@@ -231,6 +227,13 @@ class CheckpointHook(_CheckpointHook):
             if self._saved is not None:
                 for name in hub.runtime_info.get('outdated_ckpts', []):
                     self._remove(name)
+
+    def folder(self, work_dir: str) -> str:
+        """Where the checkpoints of a run with this work folder go."""
+        if self.out_dir is None or self.out_dir == work_dir:
+            return work_dir
+        backend = get_file_backend(self.out_dir, backend_args=self.backend_args)
+        return backend.join_path(self.out_dir, Path(work_dir).name)
 
     def _best_names(self) -> dict[str, str]:
         """By metric, the entry of the message hub with the path of its best checkpoint."""

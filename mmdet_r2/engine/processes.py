@@ -3,13 +3,13 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
-from mmengine.dist import broadcast, is_distributed, is_main_process
+from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
 
 from ..errors import ConfigError, UserError
 
@@ -43,17 +43,22 @@ def init_cpu_group(launcher: str, timeout: float) -> None:
     torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=timeout))
 
 
-def from_first_rank(find: Any, *args: Any) -> str | None:
-    """What ``find`` returns on rank 0, on every rank."""
+def from_first_rank(find: Callable[..., Any], *args: Any) -> Any:
+    """What ``find`` returns on rank 0, on every rank; a :class:`UserError` that it raises there, as
+    well."""
     if not is_distributed():
         return find(*args)
-    text = (find(*args) or '') if is_main_process() else ''
-    size = 4096
-    data = torch.zeros(size, dtype=torch.uint8)
-    encoded = text.encode()[:size]
-    data[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
-    broadcast(data)
-    return bytes(data.tolist()).rstrip(b'\0').decode() or None
+    outcome: list[Any] = [None]
+    if is_main_process():
+        try:
+            outcome = [(find(*args), None)]
+        except UserError as error:
+            outcome = [(None, error)]
+    broadcast_object_list(outcome)
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    return value
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 import functools
 import logging
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from torch.utils.data import DataLoader
 
 from .. import __version__
 from ..errors import CheckpointError, ConfigError
+from ..files import write_text
 from ..registry import LOOPS, RUNNERS
 from ..zoo import load_checkpoint as zoo_load_checkpoint
 from ..zoo import read_checkpoint
-from .checkpoint import latest_checkpoint, write_atomically
+from .checkpoint import CheckpointHook, latest_checkpoint, write_atomically
 from .checks import base_batch_size, built_from, check_loader, check_milestones, check_optimizer
 from .data_order import build_train_dataloader
 from .processes import COLLECTIVE_TIMEOUT, errors_of_workers, from_first_rank, init_cpu_group
@@ -51,6 +53,7 @@ from .state import (
     unpack_rng_state,
     untouched_rng,
 )
+from .work_folder import held, new_log_folder, set_aside
 
 
 @RUNNERS.register_module()
@@ -74,11 +77,15 @@ class Runner(_Runner):
                 # mmengine's set-up selects a GPU first
                 init_cpu_group(self.launcher, dist_cfg['timeout'])
         super().setup_env({**env_cfg, 'dist_cfg': dist_cfg})
+        self._timestamp = from_first_rank(new_log_folder, self.work_dir, self._timestamp)
         self.channels_last = env_cfg.get('channels_last')
         self._replay: RngState | None = None
         self._as_of: RngState | None = None
         self._resumed: dict[str, Any] | None = None
         self._differences = Differences()
+        # whether to resume was asked for; that training begins, for the first time
+        self._asked_to_resume: bool | None = None
+        self._begins = False
         #: File of the checkpoint that the run continues from.
         self.resumed_from: str | None = None
 
@@ -255,14 +262,76 @@ class Runner(_Runner):
         return hooks
 
     def dump_config(self) -> None:
+        """Called by mmengine as soon as there is a runner; but see :meth:`_write_config`."""
+
+    @property
+    def _config_file(self) -> Path:
+        name = Path(self.cfg.filename).name if self.cfg.filename else f'{self.timestamp}.py'
+        return Path(self.work_dir) / Path(name).with_suffix('.py').name
+
+    def _write_config(self) -> None:
         """Write the config to the work folder, without the variables that were only used while its
         files were read."""
-        if not is_main_process():
-            return
-        from ..config_check import known_keys
+        if is_main_process():
+            from ..config_check import known_keys
 
-        name = Path(self.cfg.filename).name if self.cfg.filename else f'{self.timestamp}.py'
-        known_keys(self.cfg).dump(str(Path(self.work_dir) / Path(name).with_suffix('.py').name))
+            write_text(self._config_file, known_keys(self.cfg).pretty_text)
+
+    def _write_first_config(self) -> None:
+        # one that is there is of the training, which may be going on
+        if not self._config_file.exists():
+            self._write_config()
+
+    # ------------------------------------------------------------------------------------- folder
+
+    @contextmanager
+    def _own_folders(self) -> Iterator[None]:
+        """Within, no other run trains in the folders of this one.
+
+        Raises:
+            ConfigError: one does already; on every rank.
+        """
+        with ExitStack() as stack:
+
+            def hold() -> None:
+                for folder in self._folders():
+                    if not stack.enter_context(held(folder)):
+                        self.logger.warning(
+                            f'{folder}: its file system has no locks; another run in it would not '
+                            'be noticed'
+                        )
+
+            from_first_rank(hold)
+            yield
+
+    def _folders(self) -> list[str]:
+        """The work folder, and that of the checkpoints where it is another."""
+        hooks = [hook for hook in self.hooks if isinstance(hook, CheckpointHook)]
+        folders = [hook.folder(self.work_dir) for hook in hooks]
+        return list(dict.fromkeys([self.work_dir, *(f for f in folders if '://' not in f)]))
+
+    def _set_earlier_aside(self) -> None:
+        """Move what an earlier run left in the folders, unless it is this one that is resumed; when
+        all that is read from there has been read."""
+        folders = self._folders()
+        inside = self.resumed_from is None or any(
+            os.path.realpath(os.path.dirname(self.resumed_from)) == os.path.realpath(folder)
+            for folder in folders
+        )
+        if (self._asked_to_resume and inside) or not is_main_process():
+            return
+        hooks = [hook for hook in self.hooks if isinstance(hook, CheckpointHook)]
+        template = hooks[0].filename_tmpl if hooks else 'iter_{}.pth'
+        for folder in folders:
+            moved = set_aside(
+                folder,
+                f'earlier_{self.timestamp}',
+                template,
+                self.timestamp,
+                str(self._config_file),
+            )
+            if moved:
+                self.logger.warning(moved)
 
     # -------------------------------------------------------------------------------- random states
 
@@ -296,18 +365,22 @@ class Runner(_Runner):
     def train(self) -> nn.Module:
         """Train, from the start or from where a checkpoint left off; returns the (wrapped)
         model."""
-        if self._resume:
-            self._find_checkpoint()
-        with errors_of_workers():
+        if self._asked_to_resume is None:
+            self._asked_to_resume, self._begins = self._resume, True
+        with self._own_folders(), errors_of_workers():
+            if self._resume:
+                self._find_checkpoint()
             return super().train()
 
     def val(self) -> dict[str, Any]:
         """Metrics on the validation data."""
+        self._write_first_config()
         with errors_of_workers():
             return super().val()
 
     def test(self) -> dict[str, Any]:
         """Metrics on the test data."""
+        self._write_first_config()
         with errors_of_workers():
             return super().test()
 
@@ -353,12 +426,15 @@ class Runner(_Runner):
 
     def load_or_resume(self) -> None:
         """Load the weights of ``load_from``, or continue the run it belongs to."""
-        if self._has_loaded:
-            return
-        if self._resume and self._load_from is not None:
-            self.resume(self._load_from)
-        elif self._load_from is not None:
-            self.load_checkpoint(self._load_from)
+        if not self._has_loaded and self._load_from is not None:
+            if self._resume:
+                self.resume(self._load_from)
+            else:
+                self.load_checkpoint(self._load_from)
+        if self._begins:
+            self._begins = False
+            self._set_earlier_aside()
+            self._write_config()
 
     def load_checkpoint(
         self, filename: str, map_location: Any = 'cpu', strict: bool = False

@@ -2,7 +2,6 @@
 failed."""
 
 import contextlib
-import errno
 import json
 import os
 import sys
@@ -10,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-# Network file systems that do not know locks.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+from ..locks import is_at, lock
 
 
 class Held:
@@ -61,7 +59,7 @@ def exclusive(target: Path) -> Iterator[Held]:
         finally:
             # Removed while it is held: who waits for it finds that it is not the file of that name
             # any more, and what was noted in it.
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # Windows: it is open
                 os.unlink(file.name)
             file.close()  # releases
 
@@ -69,27 +67,24 @@ def exclusive(target: Path) -> Iterator[Held]:
 def _acquire(path: Path, name: str) -> tuple[IO[str] | None, list[str] | None]:
     """The lock file, held, or why the process that held it failed; neither where the system has no
     locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None, None
     told = False
     while True:
         file = open(path, 'a+')  # noqa: SIM115 (the caller closes it)
         try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = lock(file, wait=False)
             except BlockingIOError:
                 if not told:
                     print(f'waiting for another process that downloads {name}', file=sys.stderr)
                     told = True
-                fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
+                held = lock(file, wait=True)
+        except OSError:
             file.close()
-            if error.errno in _NO_LOCKS:
-                return None, None
             raise
-        if _is_at(file, path):
+        if not held:
+            file.close()
+            return None, None
+        if is_at(file, path):
             file.truncate(0)  # of a process that was killed
             return file, None
         with file:  # removed by the process that held it
@@ -98,11 +93,3 @@ def _acquire(path: Path, name: str) -> tuple[IO[str] | None, list[str] | None]:
         if note:
             with contextlib.suppress(ValueError):
                 return None, list(json.loads(note))
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
