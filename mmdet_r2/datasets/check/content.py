@@ -7,15 +7,19 @@ from typing import Any
 from mmdet_r2.datasets.check.findings import Finding
 from mmdet_r2.datasets.check.objects import object_problems
 from mmdet_r2.datasets.check.subject import Subject, named_images
-from mmdet_r2.datasets.coco_annotations import is_id, is_size
+from mmdet_r2.datasets.coco_json import as_id, as_size
 from mmdet_r2.datasets.convert.common import near_misses
 from mmdet_r2.errors import did_you_mean
 
 
 def check_content(subject: Subject) -> list[Finding]:
     """All findings of one data set, whose files have been looked at."""
-    found = [*_categories(subject), *_images(subject), *_annotations(subject)]
-    return found
+    return [
+        *_problems(subject),
+        *_categories(subject),
+        *_images(subject),
+        *_objects(subject),
+    ]
 
 
 def sound_categories(content: dict) -> list[dict]:
@@ -23,7 +27,7 @@ def sound_categories(content: dict) -> list[dict]:
     return [
         c
         for c in content['categories']
-        if isinstance(c, dict) and is_id(c.get('id')) and isinstance(c.get('name'), str)
+        if isinstance(c, dict) and as_id(c.get('id')) is not None and isinstance(c.get('name'), str)
     ]
 
 
@@ -31,20 +35,24 @@ def sound_images(content: dict) -> list[dict]:
     """Those with an id and a file name; of several with one id the first."""
     first: dict[Any, dict] = {}
     for image in named_images(content):
-        if is_id(image.get('id')):
-            first.setdefault(image['id'], image)
+        if (number := as_id(image.get('id'))) is not None:
+            first.setdefault(number, image)
     return list(first.values())
 
 
+def _problems(subject: Subject) -> Iterator[Finding]:
+    """What the reader of the file has found."""
+    names = [image.file_name for image in subject.coco.images]
+    for problem in subject.coco.problems:
+        message = problem.message
+        if problem.kind == 'image-unknown' and isinstance(problem.image_id, str):
+            message += did_you_mean(problem.image_id, names)
+        where = (problem.file, problem.image_id, problem.annotation_id)
+        yield Finding(problem.kind, message, *where)
+
+
 def _categories(subject: Subject) -> Iterator[Finding]:
-    categories = sound_categories(subject.content)
-    for category in subject.content['categories']:
-        if not any(category is sound for sound in categories):
-            yield Finding('category-malformed', f'category {category!r} has no id or no name'[:200])
-    for key in ('id', 'name'):
-        for value, count in Counter(c[key] for c in categories).items():
-            if count > 1:
-                yield Finding('category-twice', f'{count} categories have the {key} {value!r}')
+    categories = subject.coco.categories
     names = [c['name'] for c in categories]
     for one, other in near_misses(names):
         yield Finding('category-spelling', f'{one!r} and {other!r}')
@@ -53,31 +61,28 @@ def _categories(subject: Subject) -> Iterator[Finding]:
         if name not in names:
             hint = did_you_mean(name, [n for n in names if n not in classes])
             yield Finding('class-missing', f'{name!r} is not among the categories{hint}')
-    ids = Counter(a.get('category_id') for a in _dicts(subject) if is_id(a.get('category_id')))
-    for category in categories:
-        used = subject.classes is None or category['name'] in subject.classes
-        if used and not ids[category['id']]:
-            yield Finding('class-empty', f'{category["name"]!r} (id {category["id"]})')
-
-
-def _dicts(subject: Subject) -> list[dict]:
-    return [a for a in subject.content['annotations'] if isinstance(a, dict)]
+    objects: Counter[Any] = Counter()
+    crowds: Counter[Any] = Counter()
+    for image in subject.coco.images:
+        for annotation in image.objects:
+            counts = crowds if annotation.get('iscrowd') else objects
+            counts[annotation['category_id']] += 1
+    used = [c for c in categories if subject.classes is None or c['name'] in subject.classes]
+    if subject.coco.num_annotations and not any(objects[c['id']] for c in used):
+        what = 'crowds only' if crowds else 'none is sound'
+        number = subject.coco.num_annotations
+        yield Finding('nothing-to-learn', f'of {number} annotations {what}')
+    for category in used:
+        if not objects[category['id']]:
+            what = ': crowds only' if crowds[category['id']] else ''
+            yield Finding('class-empty', f'{category["name"]!r} (id {category["id"]}){what}')
 
 
 def _images(subject: Subject) -> Iterator[Finding]:
-    ids: set = set()
     by_name: dict[str, Any] = {}
     by_digest: dict[str, str] = {}
-    for image in subject.content['images']:
-        name = image.get('file_name') if isinstance(image, dict) else None
-        if not isinstance(name, str) or not is_id(image.get('id')):
-            text = f'image {image!r} has no id or no file_name'
-            yield Finding('image-malformed', text[:200])
-            continue
-        number = image['id']
-        if number in ids:
-            yield Finding('image-id-twice', f'id {number} occurs before', name, number)
-        ids.add(number)
+    for image in sound_images(subject.content):
+        name, number = image['file_name'], image['id']
         file = subject.files[name]
         if file.name in by_name:
             yield Finding(
@@ -90,9 +95,9 @@ def _images(subject: Subject) -> Iterator[Finding]:
         facts = file.facts
         if facts.kind:
             yield Finding(facts.kind, facts.message, name, number)
-        size = (image.get('width'), image.get('height'))
-        if not all(map(is_size, size)):
-            yield Finding('image-size-missing', f'size is {size[0]} x {size[1]}', name, number)
+        size = (as_size(image.get('width')), as_size(image.get('height')))
+        if None in size:
+            pass  # said by the reader
         elif facts.is_readable and size != facts.shown:
             stated, real = f'{size[0]} x {size[1]}', f'{facts.shown[0]} x {facts.shown[1]}'
             if size == facts.stored:
@@ -116,69 +121,41 @@ def _images(subject: Subject) -> Iterator[Finding]:
             by_digest.setdefault(facts.digest, name)
 
 
-def _annotations(subject: Subject) -> Iterator[Finding]:
-    images = {image['id']: image for image in sound_images(subject.content)}
-    categories = {c['id'] for c in sound_categories(subject.content)}
-    names = [image['file_name'] for image in images.values()]
-    ids: set = set()
-    places: dict[tuple, list[dict]] = defaultdict(list)
-    known: dict[str, Any]
-    without_mask: list[dict] = []
-    for position, annotation in enumerate(subject.content['annotations']):
-        if not isinstance(annotation, dict):
-            text = f'annotation number {position} is {annotation!r}'
-            yield Finding('annotation-malformed', text[:200])
-            continue
-        number, image_id = annotation.get('id'), annotation.get('image_id')
-        image = images.get(image_id) if is_id(image_id) else None
-        file = image['file_name'] if image else ''
-        known = dict(file=file, image_id=image_id, annotation_id=number)
-        if not is_id(number):
-            text = f'annotation number {position} has the id {number!r}'
-            yield Finding('annotation-malformed', text, **known)
-        elif number in ids:
-            yield Finding('annotation-id-twice', f'id {number} occurs before', **known)
-        else:
-            ids.add(number)
-        if image is None:
-            hint = did_you_mean(str(image_id), names) if isinstance(image_id, str) else ''
-            yield Finding(
-                'image-unknown', f'image_id {image_id!r} is not in the file{hint}', **known
+def _objects(subject: Subject) -> Iterator[Finding]:
+    """What the reader lets pass, but is wrong or worth a look."""
+    with_mask, without_mask = 0, []
+    for image in subject.coco.images:
+        places: dict[tuple, list[dict]] = defaultdict(list)
+        for annotation in image.objects:
+            number = annotation.get('id')
+            known: dict[str, Any] = dict(
+                file=image.file_name, image_id=image.id, annotation_id=number
             )
-        category = annotation.get('category_id')
-        if not is_id(category) or category not in categories:
-            text = f'category_id {category!r} is not in the file'
-            yield Finding('category-unknown', text, **known)
-        if image is None:
-            continue
-        if not annotation.get('segmentation'):
-            without_mask.append(annotation)
-        size = image_size(image, subject)
-        if size is None:
-            continue
-        found = object_problems(annotation, *size)
-        yield from (Finding(kind, message, **known) for kind, message in found)
-        if not any(kind == 'box-malformed' for kind, _ in found):
-            place = (image_id, str(category), *annotation['bbox'])
+            if number is None:
+                yield Finding('annotation-malformed', 'annotation without id', **known)
+            for kind, message in object_problems(annotation, image.width, image.height):
+                yield Finding(kind, message, **known)
+            place = (annotation['category_id'], *annotation['bbox'])
+            mask = annotation.get('segmentation') or None
             for other in places[place]:
-                if other.get('segmentation') == annotation.get('segmentation'):
+                if (other.get('segmentation') or None) == mask:
                     text = f'the same class, box and mask as annotation {other.get("id")}'
                     yield Finding('annotation-twice', text, **known)
                     break
             places[place].append(annotation)
-    if 0 < len(without_mask) < len(_dicts(subject)):
-        for annotation in without_mask:
-            image = images[annotation['image_id']]
-            yield Finding(
-                'mask-missing', 'no segmentation', image['file_name'], image['id'],
-                annotation.get('id'),
-            )  # fmt: skip
+            if mask:
+                with_mask += 1
+            else:
+                without_mask.append(Finding('mask-missing', 'no segmentation', **known))
+    if with_mask:
+        yield from without_mask
 
 
 def image_size(image: dict, subject: Subject) -> tuple[int, int] | None:
     """(width, height) that the annotations are for: as stated, or else the file's."""
-    if is_size(width := image.get('width')) and is_size(height := image.get('height')):
-        return int(width), int(height)
+    width, height = as_size(image.get('width')), as_size(image.get('height'))
+    if width is not None and height is not None:
+        return width, height
     facts = subject.files[image['file_name']].facts
     return facts.shown if facts.is_readable else None
 
@@ -209,8 +186,8 @@ def _leaks(train: Subject, other: Subject) -> Iterator[Finding]:
 
 
 def _category_differences(train: Subject, other: Subject) -> Iterator[Finding]:
-    ours = [c['name'] for c in sound_categories(train.content)]
-    theirs = [c['name'] for c in sound_categories(other.content)]
+    ours = [c['name'] for c in train.coco.categories]
+    theirs = [c['name'] for c in other.coco.categories]
     for mine, names, where in ((ours, theirs, other.name), (theirs, ours, train.name)):
         for name in mine:
             if name not in names and (train.classes is None or name in train.classes):

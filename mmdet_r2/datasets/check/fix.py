@@ -16,7 +16,7 @@ from mmdet_r2.datasets.check.content import (
 from mmdet_r2.datasets.check.findings import Finding
 from mmdet_r2.datasets.check.objects import BEYOND, fix_object, move_object
 from mmdet_r2.datasets.check.subject import Subject
-from mmdet_r2.datasets.coco_annotations import is_id, is_size
+from mmdet_r2.datasets.coco_json import Id, as_id, as_size
 from mmdet_r2.datasets.convert.common import near_misses
 
 # Two sizes of one picture: the same shape up to the rounding of a side.
@@ -33,10 +33,44 @@ def fix_content(subject: Subject, leaked: Iterable[Finding] = ()) -> tuple[Subje
     fixed = Subject(subject.name, content, subject.image_dir, subject.role, subject.classes)
     fixed.files = dict(subject.files)
     done: list[str] = []
+    _fix_ids(content, done)
     _fix_categories(content, subject.classes or (), done)
-    _fix_images(fixed, {finding.image_id for finding in leaked}, done)
+    _fix_images(fixed, {as_id(finding.image_id) for finding in leaked}, done)
     _fix_annotations(fixed, done)
     return fixed, done
+
+
+def _fix_ids(content: dict, done: list[str]) -> None:
+    """Write ids and sizes as numbers. Entries whose ids become equal by that are told apart."""
+    for entries, key in (('images', 'image_id'), ('categories', 'category_id')):
+        sound = [
+            e for e in content[entries] if isinstance(e, dict) and as_id(e.get('id')) is not None
+        ]
+        following = _following(e['id'] for e in sound)
+        first: dict[Id, type] = {}
+        moved: dict[tuple[Id, type], int] = {}  # id and how it is written -> the new one
+        for entry in sound:
+            number, written = as_id(entry['id']), entry['id']
+            assert number is not None
+            if first.setdefault(number, type(written)) is not type(written):
+                new = moved.setdefault((number, type(written)), following)
+                following = max(following, new + 1)
+                done.append(f'id {written!r} of {entries} changed to {new}: {number} is another')
+                number = new
+            entry['id'] = number
+        for annotation in content['annotations']:
+            value = annotation.get(key) if isinstance(annotation, dict) else None
+            if (number := as_id(value)) is not None:
+                annotation[key] = moved.get((number, type(value)), number)
+    for entry in [*content['images'], *content['annotations']]:
+        for key, read in (('id', as_id), ('width', as_size), ('height', as_size)):
+            if isinstance(entry, dict) and (value := read(entry.get(key))) is not None:
+                entry[key] = value
+
+
+def _following(ids: Iterable[Any]) -> int:
+    """The next free whole number."""
+    return max((n for i in ids if isinstance(n := as_id(i), int)), default=0) + 1
 
 
 def _fix_categories(content: dict, classes: Sequence[str], done: list[str]) -> None:
@@ -45,7 +79,7 @@ def _fix_categories(content: dict, classes: Sequence[str], done: list[str]) -> N
     used = Counter(
         number
         for a in content['annotations']
-        if isinstance(a, dict) and is_id(number := a.get('category_id'))
+        if isinstance(a, dict) and (number := as_id(a.get('category_id'))) is not None
     )
     objects: Counter[str] = Counter()
     for category in sound_categories(content):
@@ -80,8 +114,8 @@ def _fix_categories(content: dict, classes: Sequence[str], done: list[str]) -> N
         done.append('categories without id or name dropped')
     content['categories'] = list(kept.values())
     for annotation in content['annotations']:
-        if isinstance(annotation, dict) and is_id(annotation.get('category_id')):
-            number = annotation['category_id']
+        number = as_id(annotation.get('category_id')) if isinstance(annotation, dict) else None
+        if number is not None:
             annotation['category_id'] = replaced.get(number, number)
 
 
@@ -93,9 +127,8 @@ def _fix_images(subject: Subject, leaked: set, done: list[str]) -> None:
     by_image: dict[Any, list[dict]] = {image['id']: [] for image in sound}
     rest: list[Any] = []
     for annotation in content['annotations']:
-        key = annotation.get('image_id') if isinstance(annotation, dict) else None
-        target = by_image.get(key, rest) if is_id(key) else rest
-        target.append(annotation)
+        key = as_id(annotation.get('image_id')) if isinstance(annotation, dict) else None
+        by_image.get(key, rest).append(annotation)
     first: dict[str, dict] = {}
     kept = []
     for image in sound:
@@ -128,15 +161,13 @@ def _fix_images(subject: Subject, leaked: set, done: list[str]) -> None:
 def _fix_size(image: dict, own: list[dict], subject: Subject, where: str, done: list[str]) -> bool:
     """Bring an image's size, and with it its objects, to the file's; False to drop it."""
     facts = subject.files[image['file_name']].facts
-    (old_width, old_height), (width, height) = (
-        (image.get('width'), image.get('height')),
-        facts.shown,
-    )
-    if not is_size(old_width) or not is_size(old_height):
+    old_width, old_height = as_size(image.get('width')), as_size(image.get('height'))
+    width, height = facts.shown
+    if old_width is None or old_height is None:
         image.update(width=width, height=height)
         done.append(f'{where}: size {width} x {height} taken from the file')
         return True
-    stated = (int(old_width), int(old_height))
+    stated = (old_width, old_height)
     if stated == facts.shown:
         return True
     if stated == facts.stored:
@@ -162,7 +193,9 @@ def _fix_size(image: dict, own: list[dict], subject: Subject, where: str, done: 
         fixed, _ = fix_object(annotation, *stated)
         if fixed is not None:
             fixed = move_object(fixed, move, warp)
-        annotation.update(fixed or dict(bbox=None, segmentation=None))
+        fixed = fixed or dict(annotation, bbox=None, segmentation=None)
+        annotation.clear()
+        annotation.update(fixed)
     image.update(width=width, height=height)
     done.append(f'{where}: {len(own)} objects {how}')
     return True
@@ -215,20 +248,19 @@ def _fix_annotations(subject: Subject, done: list[str]) -> None:
     annotations = [a for a in content['annotations'] if isinstance(a, dict)]
     if len(annotations) < len(content['annotations']):
         done.append('annotations that are no objects dropped')
-    numbers = [a.get('id') for a in annotations]
-    following = max((n for n in numbers if type(n) is int), default=0) + 1
+    following = _following(a.get('id') for a in annotations)
     ids: set = set()
     places: dict[tuple, list[Any]] = {}
     kept = []
     for annotation in annotations:
         number, image_id = annotation.get('id'), annotation.get('image_id')
-        image = images.get(image_id) if is_id(image_id) else None
+        image = images.get(as_id(image_id))
         category = annotation.get('category_id')
         where = f'{image["file_name"]}, annotation {number}' if image else f'annotation {number}'
         if image is None:
             done.append(f'{where}: dropped: image_id {image_id!r} is not in the file')
             continue
-        if not is_id(category) or category not in categories:
+        if as_id(category) not in categories:
             done.append(f'{where}: dropped: category_id {category!r} is not in the file')
             continue
         size = image_size(image, subject)
@@ -244,7 +276,7 @@ def _fix_annotations(subject: Subject, done: list[str]) -> None:
             done.append(f'{where}: dropped: the object is annotated already')
             continue
         same.append(fixed.get('segmentation'))
-        if not is_id(number) or number in ids:
+        if as_id(number) is None or number in ids:
             fixed['id'] = following
             following += 1
             done.append(f'{where}: numbered {fixed["id"]}')

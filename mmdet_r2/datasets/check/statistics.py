@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdet_r2.datasets.check.content import sound_categories, sound_images
+from mmdet_r2.datasets.check.content import sound_images
 from mmdet_r2.datasets.check.subject import Subject
 
 # COCO's size classes: sides of a square of that area.
@@ -63,33 +63,27 @@ class Statistics:
 
 def statistics(subject: Subject) -> Statistics:
     """Counts of all usable boxes."""
-    images = {image['id']: image for image in sound_images(subject.content)}
-    names = {c['id']: c['name'] for c in sound_categories(subject.content)}
+    coco = subject.coco
+    names = {c['id']: c['name'] for c in coco.categories}
     wanted = set(names.values()) if subject.classes is None else set(subject.classes)
     per_class = Counter({name: 0 for name in (subject.classes or names.values())})
     boxes, sides, crowds = [], [], 0
-    filled = set()
-    for annotation in subject.content['annotations']:
-        try:
-            image = images[annotation['image_id']]
-            name = names[annotation['category_id']]
-            _, _, w, h = map(float, annotation['bbox'])
-            area = float(annotation.get('area', w * h))
-            size = (float(image['width']), float(image['height']))
-        except (KeyError, TypeError, ValueError):
-            continue
-        if name not in wanted or not (w > 0 and h > 0 and area > 0 and math.isfinite(w * h * area)):
-            continue
-        filled.add(image['id'])
-        if annotation.get('iscrowd'):
-            crowds += 1
-            continue
-        per_class[name] += 1
-        boxes.append((w, h, *size))
-        sides.append(math.sqrt(area))
+    num_images = len(sound_images(subject.content))
+    num_filled = 0
+    for image in coco.images:
+        objects = [a for a in image.objects if names[a['category_id']] in wanted]
+        num_filled += bool(objects)
+        for annotation in objects:
+            if annotation.get('iscrowd'):
+                crowds += 1
+                continue
+            per_class[names[annotation['category_id']]] += 1
+            _, _, w, h = annotation['bbox']
+            boxes.append((w, h, image.width, image.height))
+            sides.append(math.sqrt(annotation.get('area') or w * h))
     return Statistics(
-        num_images=len(images),
-        num_empty=len(images) - len(filled),
+        num_images=num_images,
+        num_empty=num_images - num_filled,
         num_crowds=crowds,
         per_class=dict(per_class),
         sides=np.array(sides),

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmdet_r2.datasets.check.files import FileFacts, inspect_files
+from mmdet_r2.datasets.coco_json import CocoFile, checked_content, parse_coco, read_content
 from mmdet_r2.datasets.image_files import ImageFolder, list_images
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import read_json
+from mmdet_r2.files import file_name_defect
 
 
 @dataclass
@@ -42,12 +43,21 @@ class Subject:
     files: dict[str, ImageFile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.content, dict) and self.content.get('annotations') is None:
-            self.content = {**self.content, 'annotations': []}  # as of a test set
-        for key in ('images', 'annotations', 'categories'):
-            found = self.content.get(key) if isinstance(self.content, dict) else None
-            if not isinstance(found, list):
-                raise DataError(f'{self.name} is not in COCO format: no list {key!r}')
+        self.content = checked_content(self.content, self.name)
+        self._coco: CocoFile | None = None
+
+    @property
+    def coco(self) -> CocoFile:
+        """The content as training reads it, with all of its problems. Images that state no size
+        have their file's, once the files have been looked at.
+        """
+        if self._coco is None:
+            self._coco = parse_coco(self.content, self.name, True, self._size_of)
+        return self._coco
+
+    def _size_of(self, name: str) -> tuple[int, int] | None:
+        file = self.files.get(name)
+        return file.facts.shown if file is not None and file.facts.is_readable else None
 
     def look_at_files(self, workers: int | None = None, decode: bool = True) -> None:
         """Find and read all image files."""
@@ -59,6 +69,7 @@ class Subject:
         facts = inspect_files(
             {name: folder.path(right[name][0]) for name in names}, workers, decode
         )
+        self._coco = None  # sizes may be known now
         self.files = {
             name: ImageFile(right[name][0], facts[name], right[name][1]) for name in names
         }
@@ -82,7 +93,7 @@ def named_images(content: Mapping) -> list[dict]:
     return [
         image
         for image in content['images']
-        if isinstance(image, dict) and isinstance(image.get('file_name'), str)
+        if isinstance(image, dict) and not file_name_defect(image.get('file_name'))
     ]
 
 
@@ -113,7 +124,7 @@ def load_subject(
     Raises:
         DataError: the file is not in COCO's format, or no such folder is found.
     """
-    content = read_json(ann_file)
+    content = read_content(ann_file)
     subject = Subject(str(ann_file), content, str(image_dir or ''), role)
     if image_dir is None:
         subject.image_dir = _guess_folder(Path(ann_file), content)
