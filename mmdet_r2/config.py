@@ -25,10 +25,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from .errors import ConfigError
+from .registry import PEER_SCOPE, SCOPE, without_scope
 
-SCOPE = 'mmdet_r2'
 # A config made for one of these scopes names the same components as ours does.
-_FOREIGN_SCOPES = ('mmdet', 'mmengine', 'mmcv')
+_FOREIGN_SCOPES = (PEER_SCOPE, 'mmengine', 'mmcv')
 
 # Spelling differences between the published v2 names (ours) and those of mmdetection 3.x, applied
 # to both sides.
@@ -191,8 +191,8 @@ def _strip_scope(node: Any) -> None:
             node.pop('_scope_')
         for key in ('type', 'constructor'):
             value = node.get(key)
-            if isinstance(value, str) and value.startswith('mmdet.'):
-                node[key] = value.removeprefix('mmdet.')
+            if isinstance(value, str):
+                node[key] = without_scope(value)
         for value in node.values():
             _strip_scope(value)
     elif isinstance(node, (list, tuple)):

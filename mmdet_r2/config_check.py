@@ -22,13 +22,17 @@ from . import registry
 from .config import ConfigFile, Origin, config_files, origin_of, origins
 from .config_keys import (
     DEFAULT_TYPES,
+    GIVEN,
     HINTS,
     KEY_ROLES,
     KEY_ROLES_WITHIN,
+    OF_WORKERS,
     OPEN,
     OPS,
     PASSED_ON,
     PLAIN,
+    REQUIRED,
+    REQUIRED_WITH,
     ROLES,
     TAKEN_BY_PARENT,
     TOP_KEYS,
@@ -40,6 +44,10 @@ from .errors import ConfigError
 
 #: What ``PackDetInputs`` has to keep of a view for test-time augmentation to merge it.
 VIEW_META_KEYS = ('ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+
+# Parameters by which a norm is told how many channels there are.
+_NORM_SIZES = {'num_features', 'num_channels', 'normalized_shape'}
+_KNOWN_PACKAGES = ('mmdet_r2', 'mmengine', 'mmcv', 'torch')
 
 
 def check_config(config: Config, overrides: dict[str, Any] | None = None) -> None:
@@ -57,9 +65,10 @@ def check_config(config: Config, overrides: dict[str, Any] | None = None) -> Non
     """
     checker = _Checker(config, overrides or {})
     checker.run()
-    if checker.problems:
-        shown = '; '.join(checker.problems[:5])
-        more = len(checker.problems) - 5
+    problems = checker.problems + checker.missing
+    if problems:
+        shown = '; '.join(problems[:5])
+        more = len(problems) - 5
         name = f'{config.filename}: ' if config.filename else ''
         raise ConfigError(f'{name}{shown}{f"; and {more} more" if more > 0 else ""}')
 
@@ -69,6 +78,7 @@ class _Checker:
     config: Config
     overrides: dict[str, Any]
     problems: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # shown last: a misspelt key explains them
 
     def run(self) -> None:
         for key, value in self.config._cfg_dict.items():
@@ -82,19 +92,24 @@ class _Checker:
 
     # ---- components
 
-    def visit(self, node: Any, path: tuple[str, ...], role: str) -> None:
+    def visit(self, node: Any, path: tuple[str, ...], role: str, of_ours: bool = False) -> None:
+        """Check ``node``; ``of_ours``: it is an argument of a model part of ours."""
         if isinstance(node, (list, tuple)):
             for index, item in enumerate(node):
-                self.visit(item, (*path, str(index)), role)
+                self.visit(item, (*path, str(index)), role, of_ours)
         elif isinstance(node, dict):
             if 'type' in node or (_name(path) in DEFAULT_TYPES and len(path) == 1):
                 self.component(node, path, role)
             else:
                 self.plain(node, path, role)
+                if _is_component(node, path, role, of_ours):
+                    self.missing.append(
+                        f'{".".join((*path, "type"))}: missing{self.place((*path, "type"))}'
+                    )
 
     def component(self, node: dict, path: tuple[str, ...], role: str) -> None:
         kind = node.get('type', DEFAULT_TYPES.get(_name(path)))
-        target = kind if callable(kind) else self.find(kind, path, role)
+        target = self.find(kind, path, role)
         name = getattr(target, '__name__', kind)
         if target is not None:
             accepted = _accepted(target) if callable(target) else frozenset(target.split())
@@ -102,13 +117,31 @@ class _Checker:
                 accepted -= {'module'}  # that is `model`
             if accepted is not None:
                 self.keys(node, path, name, accepted | self.extra(path, role, str(kind)))
+                self.required(node, path, name, _needed(target, str(kind), role))
+            if _name(path) == 'norm_cfg' and accepted is not None and not accepted & _NORM_SIZES:
+                self.problems.append(
+                    f'{".".join((*path, "type"))}: {name} is no norm{self.place((*path, "type"))}'
+                )
             if name == 'TestTimeAug':
                 for below, problem in view_problems(node):
                     where = (*path, *below)
                     self.problems.append(f'{".".join(where)}: {problem}{self.place(where)}')
+        if role == 'optim_wrapper' and node.get('constructor') is not None:
+            self.find(node['constructor'], path, 'constructor', 'constructor')
+        ours = role == 'model' and _is_ours(target)
         for key, value in node.items():
             if key != 'type' and isinstance(value, (dict, list, tuple)):
-                self.visit(value, (*path, key), _role_below(role, key))
+                self.visit(value, (*path, key), _role_below(role, key), ours)
+
+    def required(self, node: dict, path: tuple[str, ...], name: str, needed: Iterable[str]) -> None:
+        """Note those of the keys ``needed`` that ``node`` lacks; 'a|b' is met by either."""
+        for key in sorted(needed):
+            choices = key.split('|')
+            if all(node.get(choice) is None for choice in choices):
+                self.missing.append(
+                    f'{".".join((*path, choices[0]))}: missing; {name} needs '
+                    f'{" or ".join(choices)}{self.place(path)}'
+                )
 
     def extra(self, path: tuple[str, ...], role: str, kind: str) -> set[str]:
         words = ['type', *PASSED_ON.get(kind, '').split()]
@@ -138,7 +171,7 @@ class _Checker:
         values = UNUSED.get(name, {}).get(key, UNUSED['*'].get(key))
         if values is None:
             return False
-        if node[key] not in values:
+        if values and node[key] not in values:
             only = ' or '.join(repr(value) for value in values)
             self.problems.append(
                 f'{".".join((*path, key))}: nothing uses this key; only {only} is let pass'
@@ -147,19 +180,27 @@ class _Checker:
         del node[key]
         return True
 
-    def find(self, kind: Any, path: tuple[str, ...], role: str) -> Callable | str | None:
+    def find(
+        self, kind: Any, path: tuple[str, ...], role: str, key: str = 'type'
+    ) -> Callable | str | None:
         """The class or function called ``kind``, or a string with its keys; None after an error was
-        noted."""
+        noted. ``key`` is where ``kind`` stands, below ``path``."""
+        if callable(kind):
+            return kind
         if not isinstance(kind, str):
             self.problems.append(
-                f'{".".join((*path, "type"))}: {kind!r} is neither a name nor a class'
+                f'{".".join((*path, key))}: {kind!r} is neither a name nor a class'
             )
             return None
         registries = ROLES[role]
         if role == 'model' and kind in OPS:  # before the registry, which may know mmcv's by now
-            return OPS[kind]
+            parents = [part for part in path[:-1] if not part.isdigit()]
+            return OPS.get(f'{parents[-1] if parents else ""}.{kind}', OPS[kind])
         for candidate in registries:
-            found = candidate.get(kind)
+            try:
+                found = candidate.get(kind)
+            except RuntimeError:  # a dotted name that cannot be imported
+                continue
             if found is not None:
                 return found
         if role == 'loop' and path[0] == 'train_cfg' and kind == 'TrainLoop':
@@ -171,8 +212,8 @@ class _Checker:
         hint = f' (did you mean {" or ".join(near)}?)' if near else ''
         where = ' or '.join(dict.fromkeys(registry_.name for registry_ in registries))
         self.problems.append(
-            f"{'.'.join((*path, 'type'))}: '{kind}' is not registered as {where}{hint}"
-            f'{self.place((*path, "type"))}'
+            f"{'.'.join((*path, key))}: '{kind}' is not registered as {where}{hint}"
+            f'{self.place((*path, key))}'
         )
         return None
 
@@ -209,9 +250,15 @@ class _Checker:
                 break
         else:
             listed = OPEN
+        if name == 'paramwise_cfg':
+            constructor = self.config.optim_wrapper.get('constructor')
+            if constructor not in (None, 'DefaultOptimWrapperConstructor'):
+                listed = table.get(f'{constructor}.{name}', OPEN)  # OPEN: one of the user's own
         if len(path) == 1 and name == 'train_cfg':  # by_epoch picks the loop
             loop = 'EpochBasedTrainLoop' if node.get('by_epoch', True) else 'IterBasedTrainLoop'
-            self.keys(node, path, loop, _accepted(registry.LOOPS.get(loop)) | {'type', 'by_epoch'})
+            target = registry.LOOPS.get(loop)
+            self.keys(node, path, loop, _accepted(target) | {'type', 'by_epoch'})
+            self.required(node, path, loop, _needed(target, loop, 'loop'))
             return
         if listed is not None:
             words = set(listed.split())
@@ -219,6 +266,9 @@ class _Checker:
             words -= {'~'}
             if name.endswith('_dataloader'):
                 words |= _accepted(DataLoader)
+                if not node.get('num_workers'):
+                    for key in OF_WORKERS & set(node):
+                        del node[key]
             for key in list(node):
                 if key in words or self.drop(node, key, f'{parent}.{name}', path):
                     continue
@@ -239,9 +289,15 @@ class _Checker:
                         f'{".".join((*path, str(key)))}: no such key (did you mean type?)'
                         f'{self.place((*path, str(key)))}'
                     )
+        needed = REQUIRED.get(f'{parent}.{name}', REQUIRED.get(name, '')).split()
+        for key, more in REQUIRED_WITH.get(name, {}).items():
+            if node.get(key):
+                self.required(node, path, key, more.split())
+        self.required(node, path, name, needed)
+        ours = role == 'model' and listed is not None
         for key, value in node.items():
             if isinstance(value, (dict, list, tuple)):
-                self.visit(value, (*path, str(key)), _role_below(role, str(key)))
+                self.visit(value, (*path, str(key)), _role_below(role, str(key)), ours)
 
     # ---- top level
 
@@ -342,6 +398,33 @@ def _name(path: tuple[str, ...]) -> str:
     return next((part for part in reversed(path) if not part.isdigit()), '')
 
 
+def _is_component(node: dict, path: tuple[str, ...], role: str, of_ours: bool) -> bool:
+    """Whether a dictionary without ``type`` stands where a component is built from it."""
+    names = [part for part in path if not part.isdigit()]
+    if len(names) == 1:
+        if role == 'metric' and 'metrics' in node:
+            return False
+        return role in ('model', 'transform', 'metric', 'scheduler') or names[0] == 'custom_hooks'
+    if names[0] == 'default_hooks' and len(names) == 2:
+        return True
+    if role == 'model':
+        plain = names[-1] in PLAIN or '.'.join(names[-2:]) in PLAIN
+        return of_ours and not plain and names[-1] != 'nms'  # that has a default type
+    return KEY_ROLES.get(names[-1]) == role and names[-1] != 'override'
+
+
+def _is_ours(target: Any) -> bool:
+    return getattr(target, '__module__', '').split('.')[0] == 'mmdet_r2'
+
+
+def _needed(target: Any, kind: str, role: str) -> set[str]:
+    """Keys that a component cannot be built without, apart from those that its parent gives."""
+    needed = set(REQUIRED.get(kind, '').split())
+    if callable(target) and (role != 'model' or _is_ours(target)):
+        needed |= _without_default(target) - set(GIVEN.get(role, '').split())
+    return needed
+
+
 def _role_below(role: str, key: str) -> str:
     return KEY_ROLES[key] if key in KEY_ROLES_WITHIN.get(role, ()) else role
 
@@ -438,8 +521,34 @@ def _accepted(target: Callable) -> frozenset[str] | None:
         names |= found
         if not more:
             return names
-    ours = target.__module__.split('.')[0] in ('mmdet_r2', 'mmengine', 'mmcv', 'torch')
+    ours = target.__module__.split('.')[0] in _KNOWN_PACKAGES
     return names if ours else None
+
+
+@functools.cache
+def _without_default(target: Callable) -> frozenset[str]:
+    """Parameters of a class that have no default value; of a user's class, its own only, as it may
+    give values to those of its bases."""
+    if not inspect.isclass(target):
+        return frozenset()
+    names: frozenset[str] = frozenset()
+    for base in target.__mro__:
+        if '__init__' not in vars(base) or base in (object, nn.Module):
+            continue
+        try:
+            parameters = inspect.signature(vars(base)['__init__']).parameters.values()
+        except (ValueError, TypeError):
+            break
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names |= {
+            p.name
+            for p in parameters
+            if p.kind in named and p.default is inspect.Parameter.empty and p.name != 'self'
+        }
+        passes_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+        if not passes_on or base.__module__.split('.')[0] not in _KNOWN_PACKAGES:
+            break
+    return names
 
 
 def _parameters(function: Callable) -> tuple[frozenset[str], bool]:

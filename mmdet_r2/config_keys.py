@@ -25,6 +25,7 @@ ROLES: dict[str, tuple[Registry, ...]] = {
     'hook': (registry.HOOKS,),
     'loop': (registry.LOOPS,),
     'optim_wrapper': (registries.OPTIM_WRAPPERS,),
+    'constructor': (registries.OPTIM_WRAPPER_CONSTRUCTORS,),
     'optimizer': (registries.OPTIMIZERS,),
     'scheduler': (registries.PARAM_SCHEDULERS,),
     'visualizer': (registry.VISUALIZERS,),
@@ -121,8 +122,10 @@ DEFAULT_TYPES = {
 #: Components that are looked up by name elsewhere than in a registry: mmcv's ops, so that the check
 #: needs no compiled ops.
 OPS = {
-    'nms': 'iou_threshold offset score_threshold max_num class_agnostic split_thr',
-    'soft_nms': 'iou_threshold sigma min_score method offset class_agnostic split_thr max_num',
+    'nms': 'iou_threshold offset class_agnostic',
+    'rpn.nms': 'iou_threshold offset',
+    'rpn_proposal.nms': 'iou_threshold offset',
+    'soft_nms': 'iou_threshold sigma min_score method offset class_agnostic',
     'RoIAlign': 'output_size spatial_scale sampling_ratio pool_mode aligned use_torchvision '
     'end_offset',
     'RoIPool': 'output_size spatial_scale',
@@ -131,6 +134,41 @@ OPS = {
     'DCNv2': 'deform_groups offset_groups groups im2col_step fallback_on_stride stride padding '
     'dilation bias',
 }
+
+#: Parameters without default that a component's parent gives, by role.
+GIVEN = {
+    'model': 'module num_features num_channels',
+    'data_sampler': 'dataset sampler batch_size',
+    'optimizer': 'params defaults',
+    'scheduler': 'optimizer param_name',
+    'loop': 'runner dataloader evaluator',
+    'vis_backend': 'save_dir',
+    'model_wrapper': 'module model model_wrapper',
+}
+
+#: Keys that a component or a dictionary without type (see PLAIN) has to have, beside the parameters
+#: without default of its class; ``a|b``: one of the two.
+REQUIRED = {
+    'train_dataloader': 'dataset batch_size',
+    'val_dataloader': 'dataset',
+    'test_dataloader': 'dataset',
+    'train_cfg.rpn': 'assigner',
+    'train_cfg.rcnn': 'assigner sampler',
+    'RoIAlign': 'output_size',
+    'Resize': 'scale|scale_factor',
+    'RandomFlip': 'prob',
+    'GN': 'num_groups',
+}
+_OF_LOADER = {'batch_sampler': 'sampler batch_size'}
+#: Keys that another key needs beside it: name of the dictionary -> key -> keys.
+REQUIRED_WITH = {
+    'train_dataloader': _OF_LOADER,
+    'val_dataloader': _OF_LOADER,
+    'test_dataloader': _OF_LOADER,
+}
+
+#: Keys that a DataLoader refuses without workers; dropped then.
+OF_WORKERS = {'persistent_workers', 'prefetch_factor', 'timeout'}
 
 #: Keys that are taken out, or added to another call, before the component of this parameter or role
 #: is built.
@@ -163,9 +201,13 @@ PASSED_ON = {
 }
 
 #: Keys that mmdetection's configs carry although nothing uses them, with the values that are let
-#: pass (and dropped); by component or by ``parent.name`` of a dictionary without type; '*': any.
+#: pass (none listed: any) and dropped; by component or by ``parent.name`` of a dictionary without
+#: type; '*': any.
 UNUSED: dict[str, dict[str, tuple]] = {
     '*': {'file_client_args': (None, {'backend': 'disk'})},
+    # split_thr only says how much memory suppression may take
+    'nms': {'split_thr': (), 'max_num': (-1,), 'score_threshold': (0,)},
+    'soft_nms': {'split_thr': (), 'max_num': (-1,)},
     # left over from VOCMetric in mmdetection's faster-rcnn_r50_fpn_1x_voc0712-cocofmt.py
     'CocoMetric': {'eval_mode': ('11points',)},
 }

@@ -2,8 +2,12 @@
 
 Each is a child of mmengine's registry of the same kind, so that mmcv's and mmengine's components
 (BN, DCN, RandomResize, SGD, ...) are found through the parent. Only what a config names is
-registered.
+registered. mmdetection's scope means ours: ``mmdet.ResNet`` is ``ResNet``.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from mmengine.registry import DATA_SAMPLERS as _DATA_SAMPLERS
 from mmengine.registry import DATASETS as _DATASETS
@@ -19,23 +23,54 @@ from mmengine.registry import WEIGHT_INITIALIZERS as _WEIGHT_INITIALIZERS
 from mmengine.registry import DefaultScope, Registry
 
 SCOPE = 'mmdet_r2'
+#: The scope whose components ours replace, by the same names.
+PEER_SCOPE = 'mmdet'
 
 
-def _child(parent: Registry, *locations: str) -> Registry:
-    return Registry(parent.name, parent=parent, scope=SCOPE, locations=list(locations))
+def without_scope(name: str) -> str:
+    """``mmdet.X`` and ``mmdet.models.detectors.X``, as mmdetection's configs and their dumps say,
+    become ``X``; the same with ``mmdet_r2``. Other names stay."""
+    scope, _, rest = name.partition('.')
+    return rest.rpartition('.')[2] if rest and scope in (SCOPE, PEER_SCOPE) else name
 
 
-MODELS = _child(_MODELS, 'mmdet_r2.models')
-TASK_UTILS = _child(_TASK_UTILS, 'mmdet_r2.models')
-DATASETS = _child(_DATASETS, 'mmdet_r2.datasets')
-DATA_SAMPLERS = _child(_DATA_SAMPLERS, 'mmdet_r2.datasets')
-TRANSFORMS = _child(_TRANSFORMS, 'mmdet_r2.datasets.transforms')
-METRICS = _child(_METRICS, 'mmdet_r2.evaluation')
-VISUALIZERS = _child(_VISUALIZERS, 'mmdet_r2.visualization')
-HOOKS = _child(_HOOKS, 'mmdet_r2.engine', 'mmdet_r2.visualization')
-LOOPS = _child(_LOOPS, 'mmdet_r2.engine')
-RUNNERS = _child(_RUNNERS, 'mmdet_r2.engine')
-WEIGHT_INITIALIZERS = _child(_WEIGHT_INITIALIZERS, 'mmdet_r2.zoo')
+class ScopedRegistry(Registry):
+    """A registry of our scope that takes mmdetection's scope for it.
+
+    Args:
+        parent: mmengine's registry of the same kind.
+        locations: modules to import before a name is looked up.
+    """
+
+    def __init__(self, parent: Registry, *locations: str) -> None:
+        super().__init__(parent.name, parent=parent, scope=SCOPE, locations=list(locations))
+
+    def get(self, key: str) -> Any:
+        """The class (or function) registered as ``key``, here or in a parent; None if there is
+        none."""
+        return super().get(without_scope(key) if isinstance(key, str) else key)
+
+    @contextmanager
+    def switch_scope_and_registry(self, scope: str | None) -> Iterator[Registry]:
+        """See mmengine: builds within look names up in ``scope``, None being the current one."""
+        current = DefaultScope.get_current_instance()
+        wanted = scope or (current.scope_name if current is not None else None)
+        scope = SCOPE if wanted == PEER_SCOPE else scope
+        with super().switch_scope_and_registry(scope) as registry:
+            yield registry
+
+
+MODELS = ScopedRegistry(_MODELS, 'mmdet_r2.models')
+TASK_UTILS = ScopedRegistry(_TASK_UTILS, 'mmdet_r2.models')
+DATASETS = ScopedRegistry(_DATASETS, 'mmdet_r2.datasets')
+DATA_SAMPLERS = ScopedRegistry(_DATA_SAMPLERS, 'mmdet_r2.datasets')
+TRANSFORMS = ScopedRegistry(_TRANSFORMS, 'mmdet_r2.datasets.transforms')
+METRICS = ScopedRegistry(_METRICS, 'mmdet_r2.evaluation')
+VISUALIZERS = ScopedRegistry(_VISUALIZERS, 'mmdet_r2.visualization')
+HOOKS = ScopedRegistry(_HOOKS, 'mmdet_r2.engine', 'mmdet_r2.visualization')
+LOOPS = ScopedRegistry(_LOOPS, 'mmdet_r2.engine')
+RUNNERS = ScopedRegistry(_RUNNERS, 'mmdet_r2.engine')
+WEIGHT_INITIALIZERS = ScopedRegistry(_WEIGHT_INITIALIZERS, 'mmdet_r2.zoo')
 
 
 def init_scope() -> None:

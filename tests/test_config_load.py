@@ -155,11 +155,20 @@ CHECKED = """
 model = dict(
     type='FasterRCNN',
     backbone=dict(type='ResNet', depth=18, norm_cfg=dict(type='BN', requires_grad=True)),
-    rpn_head=dict(type='RPNHead', in_channels=256),
+    neck=dict(type='FPN', in_channels=[8], out_channels=8, num_outs=1),
     roi_head=dict(
         type='StandardRoIHead',
+        bbox_roi_extractor=dict(
+            type='SingleRoIExtractor',
+            roi_layer=dict(type='RoIAlign', output_size=7),
+            out_channels=8,
+            featmap_strides=[4]),
         bbox_head=dict(type='Shared2FCBBoxHead', num_classes=80)),
-    train_cfg=dict(rpn=dict(allowed_border=-1, file_client_args=dict(backend='disk'))),
+    train_cfg=dict(
+        rpn=dict(
+            assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.7, neg_iou_thr=0.3),
+            allowed_border=-1,
+            file_client_args=dict(backend='disk'))),
     test_cfg=dict(rcnn=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5))))
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -204,7 +213,7 @@ def test_a_wrong_key_names_its_path_and_the_right_one(
 
 def test_unused_keys_of_mmdetection_are_taken_out(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, checked=CHECKED))
-    assert config.model.train_cfg.rpn == {'allowed_border': -1}
+    assert set(config.model.train_cfg.rpn) == {'allowed_border', 'assigner'}
 
 
 def test_changed_type_names_what_the_base_left_over(tmp_path: Path) -> None:
@@ -219,7 +228,8 @@ def test_changed_type_names_what_the_base_left_over(tmp_path: Path) -> None:
     assert 'depth (' in message and 'norm_cfg' not in message  # which FPN has, too
     write(
         tmp_path,
-        child="_base_ = 'checked.py'\nmodel = dict(backbone=dict(_delete_=True, type='FPN'))\n",
+        child="_base_ = 'checked.py'\n"
+        "model = dict(backbone=dict(_delete_=True, type='ResNet', depth=18))\n",
     )
     load_config(path)
 

@@ -14,7 +14,10 @@ STEPS = dict(type='MultiStepLR', by_epoch=False, begin=0, end=100, milestones=[6
 MISTAKES = {
     'a rate that is a text': (dict(optim_wrapper__optimizer__lr='0.1'), '^optim_wrapper: '),
     'a negative rate': (dict(optim_wrapper__optimizer__lr=-1.0), '^optim_wrapper: .*-1'),
-    'no such constructor': (dict(optim_wrapper__constructor='X'), '^optim_wrapper: X is not in'),
+    'no such constructor': (
+        dict(optim_wrapper__constructor='X'),
+        r"^optim_wrapper\.constructor: 'X' is not registered",
+    ),
     'a factor of no decay': (
         dict(optim_wrapper__paramwise_cfg=dict(bias_decay_mult=0.0)),
         r'^optim_wrapper\.optimizer\.weight_decay: missing, and paramwise_cfg\.bias_decay_mult',

@@ -5,20 +5,15 @@ it finds ours first.
 """
 
 from mmengine import registry as root
-from mmengine.registry import Registry
 
-from ..registry import SCOPE
+from ..registry import ScopedRegistry
 
-
-def _child(parent: Registry) -> Registry:
-    return Registry(parent.name, parent=parent, scope=SCOPE, locations=['mmdet_r2.engine'])
-
-
-EVALUATOR = _child(root.EVALUATOR)
-LOG_PROCESSORS = _child(root.LOG_PROCESSORS)
-MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS)
-OPTIMIZERS = _child(root.OPTIMIZERS)
-OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS)
-OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS)
-PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS)
-VISBACKENDS = _child(root.VISBACKENDS)
+_LOCATION = 'mmdet_r2.engine'
+EVALUATOR = ScopedRegistry(root.EVALUATOR, _LOCATION)
+LOG_PROCESSORS = ScopedRegistry(root.LOG_PROCESSORS, _LOCATION)
+MODEL_WRAPPERS = ScopedRegistry(root.MODEL_WRAPPERS, _LOCATION)
+OPTIMIZERS = ScopedRegistry(root.OPTIMIZERS, _LOCATION)
+OPTIM_WRAPPERS = ScopedRegistry(root.OPTIM_WRAPPERS, _LOCATION)
+OPTIM_WRAPPER_CONSTRUCTORS = ScopedRegistry(root.OPTIM_WRAPPER_CONSTRUCTORS, _LOCATION)
+PARAM_SCHEDULERS = ScopedRegistry(root.PARAM_SCHEDULERS, _LOCATION)
+VISBACKENDS = ScopedRegistry(root.VISBACKENDS, _LOCATION)

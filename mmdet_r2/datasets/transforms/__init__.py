@@ -7,12 +7,19 @@ from .crop import RandomCrop
 from .formatting import PackDetInputs
 from .geometric import Pad, RandomFlip, Resize, ResizeShortestEdge
 from .legacy import PixelBoxes
-from .loading import FilterAnnotations, LoadAnnotations, LoadImageFromFile, UnreadableImageError
+from .loading import (
+    FilterAnnotations,
+    LoadAnnotations,
+    LoadImageFromFile,
+    LoadImageFromNDArray,
+    UnreadableImageError,
+)
 from .panoptic import LoadPanopticAnnotations
 from .photometric import PhotoMetricDistortion
 
 __all__ = [
     'LoadImageFromFile',
+    'LoadImageFromNDArray',
     'LoadAnnotations',
     'LoadPanopticAnnotations',
     'FilterAnnotations',

@@ -169,6 +169,32 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
 
 
 @TRANSFORMS.register_module()
+class LoadImageFromNDArray(LoadImageFromFile):
+    """Take an image that is there already: ``img``, an array (H, W, 3) BGR or (H, W) grey, as
+    OpenCV gives it. Adds ``img_shape`` and ``ori_shape``; ``img_path`` is None. Its arguments are
+    :class:`LoadImageFromFile`'s, of which only ``to_float32`` matters."""
+
+    def transform(self, results: dict) -> dict:
+        """``results`` with the image's sizes.
+
+        Raises:
+            DataError: ``img`` is no image.
+        """
+        image = results.get('img')
+        if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
+            shape = f' of shape {image.shape}' if isinstance(image, np.ndarray) else ''
+            raise DataError(
+                f'img is a {type(image).__name__}{shape}; LoadImageFromNDArray takes an array '
+                '(H, W, 3) BGR or (H, W) grey'
+            )
+        results['img'] = image.astype(np.float32) if self.to_float32 else image
+        results['img_path'] = None
+        results['img_shape'] = image.shape[:2]
+        results['ori_shape'] = image.shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
 class LoadAnnotations(MMCVLoadAnnotations):
     """Load the ground truth of an image from ``instances`` (and ``seg_map_path``).
 

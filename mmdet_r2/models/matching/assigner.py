@@ -42,6 +42,28 @@ class Match:
 
 
 @TASK_UTILS.register_module()
+class BboxOverlaps2D:
+    """IoU of all pairs of boxes, for ``iou_calculator``: the only one there is.
+
+    Args:
+        scale: of boxes before they become ``dtype``; only 1 is implemented.
+        dtype: only None, the boxes' own.
+    """
+
+    def __init__(self, scale: float = 1.0, dtype: str | None = None) -> None:
+        if scale != 1 or dtype is not None:
+            raise ConfigError(
+                f'BboxOverlaps2D scale={scale!r}, dtype={dtype!r}: only 1 and None are implemented'
+            )
+
+    def __call__(self, boxes: Tensor, others: Tensor, mode: str = 'iou') -> Tensor:
+        """(N, 4) and (M, 4) xyxy -> (N, M) IoU; with ``mode`` 'iof' the share of ``boxes``."""
+        if mode not in ('iou', 'iof'):
+            raise ConfigError(f"BboxOverlaps2D mode={mode!r}: expected 'iou' or 'iof'")
+        return box_iou(boxes, others) if mode == 'iou' else box_iof(boxes, others)
+
+
+@TASK_UTILS.register_module()
 class MaxIoUAssigner:
     """Best-IoU assignment of Faster R-CNN (https://arxiv.org/abs/1506.01497).
 
@@ -80,10 +102,12 @@ class MaxIoUAssigner:
                 'nearest'
             )
         self.claimant_wins = low_quality_target == 'claimant'
-        if iou_calculator is not None and iou_calculator.get('type') != 'BboxOverlaps2D':
-            raise ConfigError(
-                f'MaxIoUAssigner iou_calculator={iou_calculator}: only BboxOverlaps2D is known'
-            )
+        if iou_calculator is not None:
+            calculator = TASK_UTILS.build(iou_calculator)
+            if type(calculator) is not BboxOverlaps2D:
+                raise ConfigError(
+                    f'MaxIoUAssigner iou_calculator={iou_calculator}: only BboxOverlaps2D is known'
+                )
         self.pos_iou_thr = pos_iou_thr
         self.neg_range = (
             (0.0, neg_iou_thr) if isinstance(neg_iou_thr, int | float) else tuple(neg_iou_thr)
