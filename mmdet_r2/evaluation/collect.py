@@ -15,6 +15,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from mmdet_r2.errors import ConfigError, UserError
+from mmdet_r2.torch_files import read_torch
 
 T = TypeVar('T')
 
@@ -59,11 +60,7 @@ def gather_results(results: Any) -> list[Any]:
     buffer = io.BytesIO()
     torch.save(results, buffer)
     parts = gather_bytes(buffer.getvalue())
-    # torch writes empty bytes as a call of ``bytes``, which it does not expect when it reads them
-    with torch.serialization.safe_globals([bytes]):
-        return [
-            torch.load(io.BytesIO(part), map_location='cpu', weights_only=True) for part in parts
-        ]
+    return [read_torch(io.BytesIO(part)) for part in parts]
 
 
 def interleave(parts: Sequence[Sequence[T]]) -> list[T]:

@@ -2,7 +2,6 @@
 safe reader.
 """
 
-import io
 import os
 import pickle
 from collections.abc import Sequence
@@ -15,8 +14,10 @@ from mmengine.logging import print_log
 
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.files import replacing
+from mmdet_r2.pickles import Damaged, Refused, read_pickle
 from mmdet_r2.registry import METRICS
 from mmdet_r2.structures.masks import encode_rle
+from mmdet_r2.torch_files import TENSORS
 
 from .collect import gather_results, interleave, run_on_main
 
@@ -90,37 +91,6 @@ def _portable(value: Any, key: str = '') -> Any:
     return str(value)
 
 
-class _Reader(pickle.Unpickler):
-    """Unpickles tensors, arrays and plain values; nothing that could run code."""
-
-    allowed = {
-        ('collections', 'OrderedDict'),
-        ('torch._utils', '_rebuild_tensor_v2'),
-        ('torch', 'device'),
-        ('numpy', 'ndarray'),
-        ('numpy', 'dtype'),
-        ('numpy.core.multiarray', '_reconstruct'),
-        ('numpy._core.multiarray', '_reconstruct'),
-        ('numpy.core.multiarray', 'scalar'),
-        ('numpy._core.multiarray', 'scalar'),
-        ('numpy.core.numeric', '_frombuffer'),
-        ('numpy._core.numeric', '_frombuffer'),
-        ('_codecs', 'encode'),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ('torch.storage', '_load_from_bytes'):
-            return _load_storage
-        if (module, name) not in self.allowed:
-            raise pickle.UnpicklingError(f'it refers to {module}.{name}')
-        return super().find_class(module.replace('numpy.core', 'numpy._core'), name)
-
-
-def _load_storage(data: bytes) -> Any:
-    """torch's own function of this place unpickles anything; this one does not."""
-    return torch.load(io.BytesIO(data), weights_only=True)
-
-
 def load_results(path: str | os.PathLike[str]) -> list[dict]:
     """The list that :class:`DumpDetResults`, or mmdetection 3.x, wrote.
 
@@ -130,11 +100,15 @@ def load_results(path: str | os.PathLike[str]) -> list[dict]:
     """
     try:
         with open(path, 'rb') as file:
-            results = _Reader(file).load()
+            results = read_pickle(file.read(), TENSORS)
     except FileNotFoundError as error:
         raise DataError(f'{path}: no such results file') from error
-    except Exception as error:
+    except OSError as error:
+        raise DataError(f'{path}: cannot be read ({error.strerror or error})') from error
+    except Refused as error:
         raise DataError(f'{path}: not a results file that is safe to read: {error}') from error
+    except Damaged as error:
+        raise DataError(f'{path}: cut short, damaged or no results file: {error}') from error
     if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
         raise DataError(f'{path}: expected a list of dicts, one per image')
     return results

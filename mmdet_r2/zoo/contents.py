@@ -30,31 +30,158 @@ def checkpoint_weights(
     share. numpy's arrays become tensors of the same memory.
 
     Raises:
-        CheckpointError: it holds no tensors; ``name`` says which file.
+        CheckpointError: it holds no tensors, or tensors of another kind than plain numbers in
+            memory; ``name`` says which file.
     """
     source: Mapping[str, Any] = checkpoint
     for key in _CONTAINERS:
         inner = checkpoint.get(key)
-        if isinstance(inner, Mapping) and any(_tensor(v) is not None for v in inner.values()):
+        if isinstance(inner, Mapping) and any(_is_array(v) for v in inner.values()):
             source = inner
             break
-    found = {str(key): _tensor(value) for key, value in source.items()}
-    weights = {key: value for key, value in found.items() if value is not None}
+        if key == 'state_dict' and inner is not None and not isinstance(inner, Mapping):
+            raise CheckpointError(
+                f'{name}: state_dict is a {type(inner).__name__}, expected a dictionary of tensors'
+            )
+    weights = {}
+    for key, value in source.items():
+        if _is_array(value):
+            if not isinstance(key, str):
+                raise CheckpointError(f'{name}: a tensor is called {key!r:.80}, expected a text')
+            weights[key] = _tensor(value, f'{name}: {key!r:.200}')
     if not weights:
-        keys = ', '.join(map(str, list(checkpoint)[:6])) or 'nothing'
+        keys = ', '.join(f'{key!s:.40}' for key in list(checkpoint)[:6]) or 'nothing'
         raise CheckpointError(
-            f'{name}: has no weights; found {keys}, expected state_dict, model or tensors.'
+            f'{name}: has no weights; found {keys}, expected state_dict, model or tensors'
         )
     if all(key.startswith('module.') for key in weights):
         weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     return weights
 
 
-def _tensor(value: object) -> Tensor | None:
-    """A tensor, or an array of numbers as one; None for anything else."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in 'biufc':
-        return torch.from_numpy(np.asarray(value, value.dtype.newbyteorder('='), order='C'))
-    return value if isinstance(value, Tensor) else None
+def _is_array(value: object) -> bool:
+    return isinstance(value, Tensor) or (
+        isinstance(value, np.ndarray) and value.dtype.kind in 'biufc'
+    )
+
+
+def _tensor(value: Any, where: str) -> Tensor:
+    """A tensor of plain numbers, or an array as one."""
+    if isinstance(value, np.ndarray):
+        value = np.asarray(value, value.dtype.newbyteorder('='), order='C')
+        return torch.from_numpy(value)
+    kind = (
+        'quantized'
+        if value.is_quantized
+        else 'nested'
+        if value.is_nested
+        else 'without data (of the meta device)'
+        if value.is_meta
+        else str(value.layout).removeprefix('torch.')
+        if value.layout is not torch.strided
+        else ''
+    )
+    if kind:
+        raise CheckpointError(f'{where} is a tensor {kind}, expected one of plain numbers')
+    return value
+
+
+def check_values(weights: Mapping[str, Tensor], target: Mapping[str, Tensor], name: str) -> None:
+    """Refuse weights that a model would take without a word and be worthless with.
+
+    A tensor of NaN or infinity makes every detection (or every loss) NaN; whole numbers in place
+    of real ones are those of a quantized model. About 0.1 s per gigabyte.
+
+    Args:
+        weights: by the model's names, in its shapes.
+        target: the model's own.
+
+    Raises:
+        CheckpointError: names the file and the first parameter.
+    """
+    spoilt = []
+    for key, value in weights.items():
+        wanted = target[key].dtype
+        # a counter that nothing depends on
+        if not key.endswith('num_batches_tracked') and _kind(value.dtype) != _kind(wanted):
+            raise CheckpointError(f'{name}: {key} is of {value.dtype}, the model has {wanted}')
+        if value.is_floating_point() and not _finite(value, wanted):
+            spoilt.append(key)
+    if spoilt:
+        first = weights[spoilt[0]]
+        number = int((~torch.isfinite(first.float())).sum()) or first.numel()
+        more = f', and {len(spoilt) - 1} more parameters' if len(spoilt) > 1 else ''
+        raise CheckpointError(
+            f'{name}: {number} of {first.numel()} values of {spoilt[0]} are NaN or infinite'
+            f'{more}; the training that wrote it had diverged, or the file is damaged'
+        )
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype.is_complex:
+        return 'complex'
+    return 'real' if dtype.is_floating_point else 'whole'
+
+
+def _finite(value: Tensor, wanted: torch.dtype) -> bool:
+    # the sum is not finite where a value is not; it may be too large where all are
+    if value.itemsize <= wanted.itemsize and bool(torch.isfinite(value.sum(dtype=torch.float32))):
+        return True
+    return bool(torch.isfinite(value.to(wanted)).all())
+
+
+def check_meta(checkpoint: Mapping[str, Any], name: str) -> None:
+    """Refuse a ``meta`` that is not one, and class names and colours that are none.
+
+    Raises:
+        CheckpointError: names the file and the entry.
+    """
+    meta = checkpoint.get('meta')
+    if meta is None or isinstance(meta, Tensor | np.ndarray):  # a weight that is called so
+        return
+    if not isinstance(meta, Mapping):
+        raise CheckpointError(
+            f'{name}: meta is a {type(meta).__name__} ({meta!r:.60}), expected a dictionary'
+        )
+    stored = meta.get('dataset_meta')
+    if stored is not None and not isinstance(stored, Mapping):
+        raise CheckpointError(
+            f'{name}: meta.dataset_meta is a {type(stored).__name__} ({stored!r:.60}), expected a '
+            'dictionary'
+        )
+    for prefix, entries in (('meta', meta), ('meta.dataset_meta', stored or {})):
+        for key, value in entries.items():
+            kind = key.lower() if isinstance(key, str) else ''
+            if value is None or kind not in ('classes', 'palette'):
+                continue
+            if not (_is_names(value) if kind == 'classes' else _is_colours(value)):
+                expected = 'texts' if kind == 'classes' else 'three whole numbers (0 to 255) each'
+                raise CheckpointError(
+                    f'{name}: {prefix}.{key} is {value!r:.60}, expected a list of {expected}'
+                )
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list | tuple | set | frozenset)
+        and all(isinstance(name, str | int) and not isinstance(name, bool) for name in value)
+    )
+
+
+def _is_colours(value: object) -> bool:
+    """Whether ``get_palette`` takes it: a name, a colour, or a list of colours."""
+    if isinstance(value, str):
+        return True
+    if not isinstance(value, list | tuple):
+        return False
+    rows = [value] if all(isinstance(part, int) for part in value) else value
+    return all(
+        isinstance(row, list | tuple)
+        and len(row) == 3
+        and all(isinstance(part, int | np.integer) and 0 <= part <= 255 for part in row)
+        for row in rows
+        if len(value)
+    )
 
 
 def checkpoint_dataset_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:

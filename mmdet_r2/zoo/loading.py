@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from . import settings
 from .arrangement import fitted
-from .contents import checkpoint_dataset_meta, checkpoint_weights, with_versions
+from .contents import (
+    check_meta,
+    check_values,
+    checkpoint_dataset_meta,
+    checkpoint_weights,
+    with_versions,
+)
 from .identify import (
     another_backbone,
     backbone_difference,
@@ -55,11 +61,13 @@ def load_checkpoint(
     Raises:
         CheckpointError: unreadable (see :func:`read_checkpoint`); of another backbone (other depth,
             radix, ..., or less than half of its weights fit), in which case the message says which
-            architecture the file seems to be; or ``strict`` and not a perfect fit. The model is
-            unchanged then.
+            architecture the file seems to be; with values that are NaN or infinite, or whole
+            numbers for real ones; or ``strict`` and not a perfect fit. The model is unchanged
+            then.
     """
     name = 'the given state dict' if isinstance(source, Mapping) else os.fspath(source)
     checkpoint = source if isinstance(source, Mapping) else read_checkpoint(source, map_location)
+    check_meta(checkpoint, name)
     model = _unwrapped(model)
     target = model.state_dict()
     weights = checkpoint_weights(checkpoint, name)
@@ -96,6 +104,8 @@ def load_checkpoint(
         )
     wrong = {m.key for m in mismatched}
     fitting = {key: value for key, value in weights.items() if key not in wrong}
+    known = {key: value for key, value in fitting.items() if key in target}
+    check_values(known, target, name)
     # Through load_state_dict, not by copying: modules of older files rename their entries there
     # (mmcv's DCN).
     result = model.load_state_dict(with_versions(fitting, checkpoint), strict=False)

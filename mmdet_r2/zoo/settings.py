@@ -213,7 +213,7 @@ def recorded(meta: object) -> str:
                 return CONTINUOUS
             return MASKRCNN_BENCHMARK if "rounding='sides'" in text else MMDETECTION_1
     major = str(meta.get('mmdet_version', '')).partition('.')[0]
-    return CONTINUOUS if major.isdigit() and int(major) > 1 else ''
+    return CONTINUOUS if major.isdecimal() and int(major) > 1 else ''
 
 
 def joined(layout: str, parts: Iterable[str], hint: str = '') -> str:
