@@ -13,6 +13,7 @@ from ..config import load_config
 from ..errors import ConfigError
 from ..zoo import read_checkpoint
 from .runner import Runner
+from .work_folder import disk_errors
 
 #: Hooks of every run, by the name that ``default_hooks`` overrides (or switches off with None).
 DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
@@ -60,7 +61,8 @@ def build_runner(config: Config) -> Runner:
     config.default_hooks = hooks
     safe_loading()
     _check_folder(config.work_dir)
-    return Runner.from_cfg(config)
+    with disk_errors(config.work_dir):
+        return Runner.from_cfg(config)
 
 
 def _check_folder(work_dir: str) -> None:

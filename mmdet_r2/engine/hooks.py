@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TextIO
 
 from mmengine.dist import is_main_process
@@ -17,6 +18,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..registry import HOOKS
+from .work_folder import disk_errors
 
 
 @HOOKS.register_module()
@@ -160,6 +162,22 @@ class LoggerHook(_LoggerHook):
         super().before_run(runner)
         if isinstance(runner._train_loop, IterBasedTrainLoop):
             self.log_metric_by_epoch = False
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Log."""
+        with disk_errors(self._file(runner)):
+            super().after_train_iter(runner, batch_idx, data_batch, outputs)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Log."""
+        with disk_errors(self._file(runner)):
+            super().after_val_epoch(runner, metrics)
+
+    @staticmethod
+    def _file(runner: Any) -> Path:
+        return Path(runner.log_dir) / 'vis_data/scalars.json'
 
 
 @HOOKS.register_module()

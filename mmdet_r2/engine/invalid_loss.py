@@ -14,6 +14,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from ..files import write_text
 from ..registry import HOOKS
 from .state import RngState, get_rng_state, pending_gradients, set_rng_state, untouched_rng
 
@@ -135,7 +136,7 @@ class InvalidLossHook(Hook):
         file = Path(runner.work_dir) / f'invalid_loss_iter_{runner.iter + 1}{suffix}.json'
         if rank in guilty:
             text = json.dumps(_json(report), indent=1, default=str, allow_nan=False)
-            file.write_text(text, encoding='utf-8')
+            write_text(file, text)
         if is_distributed():
             torch.distributed.barrier()
         names = [image['img_path'] for image in report.get('images', []) if image['suspect']]

@@ -42,7 +42,7 @@ from .resume import (
     read_resumable,
 )
 from .schedule import stretch_checkpoints, stretch_loop, stretch_schedulers
-from .screen import keep_listings_off, summary
+from .screen import keep_listings_off, stop_on_full_disk, summary
 from .state import (
     RngState,
     gather_rng_states,
@@ -53,7 +53,7 @@ from .state import (
     unpack_rng_state,
     untouched_rng,
 )
-from .work_folder import held, new_log_folder, set_aside
+from .work_folder import disk_errors, held, new_log_folder, set_aside
 
 
 @RUNNERS.register_module()
@@ -92,13 +92,15 @@ class Runner(_Runner):
     def build_logger(
         self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any
     ) -> MMLogger:
-        """mmengine's logger, whose listings go to the file only."""
+        """mmengine's logger, whose listings go to the file only, and which does not lose a line
+        where the disk is full."""
         if isinstance(log_level, str) and not isinstance(logging.getLevelName(log_level), int):
             raise ConfigError(
                 f'log_level is {log_level!r}, expected DEBUG, INFO, WARNING or ERROR.'
             )
         logger = super().build_logger(log_level, log_file, **kwargs)
         keep_listings_off(logger)
+        stop_on_full_disk(logger)
         return logger
 
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
@@ -367,7 +369,7 @@ class Runner(_Runner):
         model."""
         if self._asked_to_resume is None:
             self._asked_to_resume, self._begins = self._resume, True
-        with self._own_folders(), errors_of_workers():
+        with disk_errors(self.work_dir), self._own_folders(), errors_of_workers():
             if self._resume:
                 self._find_checkpoint()
             return super().train()
@@ -375,13 +377,13 @@ class Runner(_Runner):
     def val(self) -> dict[str, Any]:
         """Metrics on the validation data."""
         self._write_first_config()
-        with errors_of_workers():
+        with disk_errors(self.work_dir), errors_of_workers():
             return super().val()
 
     def test(self) -> dict[str, Any]:
         """Metrics on the test data."""
         self._write_first_config()
-        with errors_of_workers():
+        with disk_errors(self.work_dir), errors_of_workers():
             return super().test()
 
     def _init_model_weights(self) -> None:

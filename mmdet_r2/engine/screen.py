@@ -3,8 +3,12 @@ mmengine's listings of the environment, the config and the hooks. The log file h
 
 import logging
 import platform
+import sys
+from functools import partial
 
 import torch
+
+from ..files import writing
 
 # How the listings begin, after dashes and empty lines.
 _LISTINGS = (
@@ -26,6 +30,23 @@ def _is_no_listing(record: logging.LogRecord) -> bool:
     if record.levelno > logging.INFO:
         return True
     return not record.getMessage().lstrip('\n-').startswith(_LISTINGS)
+
+
+def stop_on_full_disk(logger: logging.Logger) -> None:
+    """Let the handlers of ``logger`` that write to files raise a :class:`DataError` where that
+    fails; logging itself prints a traceback for each line, and goes on."""
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = partial(_unwritten, handler)  # type: ignore[method-assign]
+
+
+def _unwritten(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    error = sys.exc_info()[1]
+    if not isinstance(error, OSError):
+        logging.Handler.handleError(handler, record)
+        return
+    with writing(handler.baseFilename):
+        raise error
 
 
 def summary(logger: logging.Logger, name: str, processes: int, seed: int | None) -> str:

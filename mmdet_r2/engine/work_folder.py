@@ -1,6 +1,7 @@
 """The work folder of a run: its own as long as it lives, and free of what an earlier run left."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -16,6 +17,9 @@ from ..locks import is_at, lock
 from .checkpoint import POINTER
 
 _LOCK = '.lock'
+_DISK = {
+    getattr(errno, name, None) for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EIO', 'EROFS', 'ESTALE')
+}
 _TIME = r'\d{8}_\d{6}(_\d+)?'
 # What a run writes into its folder, beside logs.
 _FILES = (
@@ -23,6 +27,19 @@ _FILES = (
     r'invalid_loss_iter_\d+(_rank\d+)?\.json',
     r'last_good_iter_\d+\.pth',
 )
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What a full or failing disk answers becomes a :class:`DataError` of one line, which names the
+    file, or ``path`` where the error does not know it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        with writing(error.filename or path):
+            raise
 
 
 @contextlib.contextmanager
