@@ -21,7 +21,7 @@ ROLES: dict[str, tuple[Registry, ...]] = {
     'data_sampler': (registry.DATA_SAMPLERS,),
     'function': (root.FUNCTIONS,),
     'init': (registry.WEIGHT_INITIALIZERS,),
-    'metric': (registry.METRICS, registries.EVALUATOR),
+    'metric': (registry.METRICS, registry.EVALUATOR),
     'hook': (registry.HOOKS,),
     'loop': (registry.LOOPS,),
     'optim_wrapper': (registries.OPTIM_WRAPPERS,),

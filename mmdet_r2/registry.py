@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.registry import DATA_SAMPLERS as _DATA_SAMPLERS
 from mmengine.registry import DATASETS as _DATASETS
+from mmengine.registry import EVALUATOR as _EVALUATOR
 from mmengine.registry import HOOKS as _HOOKS
 from mmengine.registry import LOOPS as _LOOPS
 from mmengine.registry import METRICS as _METRICS
@@ -66,6 +67,7 @@ DATASETS = ScopedRegistry(_DATASETS, 'mmdet_r2.datasets')
 DATA_SAMPLERS = ScopedRegistry(_DATA_SAMPLERS, 'mmdet_r2.datasets')
 TRANSFORMS = ScopedRegistry(_TRANSFORMS, 'mmdet_r2.datasets.transforms')
 METRICS = ScopedRegistry(_METRICS, 'mmdet_r2.evaluation')
+EVALUATOR = ScopedRegistry(_EVALUATOR, 'mmdet_r2.evaluation')
 VISUALIZERS = ScopedRegistry(_VISUALIZERS, 'mmdet_r2.visualization')
 HOOKS = ScopedRegistry(_HOOKS, 'mmdet_r2.engine', 'mmdet_r2.visualization')
 LOOPS = ScopedRegistry(_LOOPS, 'mmdet_r2.engine')

@@ -421,7 +421,7 @@ for m in (metric, dump):
 values = metric.evaluate(len(batch))
 dump.evaluate(len(batch))
 json.dump(values, open(f'{prefix}.{get_rank()}.values', 'w'))
-metric.process(None, [dict(batch[0], img_id=-5)])
+metric.process(None, [dict(batch[0], dataset_index=get_rank())])
 try:
     metric.evaluate(1)
 except ValueError as error:

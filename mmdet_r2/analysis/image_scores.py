@@ -13,11 +13,11 @@ from mmengine.structures import InstanceData, PixelData
 
 from ..datasets.transforms import LoadImageFromFile, LoadPanopticAnnotations, PackDetInputs
 from ..errors import ConfigError
+from ..evaluation import CocoPanopticMetric, Evaluator
 from ..evaluation.matching import IGNORED, RIGHT, Comparison, interpolate, judge, ranked
 from ..evaluation.panoptic_quality import quality
 from ..files import path_inside, plain_name, write_text
 from ..progress import progress
-from ..registry import METRICS
 from ..structures import DetDataSample
 from ..visualization import DetLocalVisualizer
 from .files import make_folder
@@ -60,12 +60,17 @@ def panoptic_scores(tested: Tested) -> np.ndarray:
     chosen = [dict(e) for e in evaluators if e.get('type') == 'CocoPanopticMetric']
     if not chosen:
         raise ConfigError('panoptic quality needs a CocoPanopticMetric in test_evaluator.')
-    metric = METRICS.build(chosen[0])
-    metric.dataset_meta = tested.metainfo
+    evaluator = Evaluator(chosen)
+    evaluator.dataset_meta = tested.metainfo
+    evaluator.check_dataset(tested.dataset, 'test_evaluator')
     scores = []
     for info, result in progress(zip(tested.infos, tested.results), 'comparing', len(tested)):
-        metric.process(None, [{'img_id': info['img_id'], **result}])
-        found = quality([metric.results[-1].counts], metric._isthing())
+        known = {key: info[key] for key in ('img_id', 'dataset_index') if key in info}
+        evaluator.process([{**known, **result}])
+        # each image is measured by one of them
+        metric = next(metric for metric in evaluator.metrics if metric.results)
+        assert isinstance(metric, CocoPanopticMetric)
+        found = quality([metric.results.pop().counts], metric._isthing())
         # nothing there, nothing found
         scores.append(found['All']['pq'] if found['All']['n'] else 1.0)
     return np.array(scores)

@@ -31,6 +31,7 @@ class Tested:
         classes: names of the objects' classes; of a panoptic data set those of its things.
         infos: of every image what the data set knows: img_id, img_path, height, width, instances.
         results: of every image its entry in the results file.
+        dataset: that was tested, without its pipeline.
     """
 
     config: Config
@@ -38,6 +39,7 @@ class Tested:
     classes: tuple[str, ...]
     infos: list[dict]
     results: list[dict]
+    dataset: Any
 
     def __len__(self) -> int:
         return len(self.infos)
@@ -86,6 +88,12 @@ def read_tested(
                 f'{results}: entry {number} is of image {result["img_id"]!r}, but the test data '
                 f'of {name} has image {info.get("img_id")!r} there; use the config that was tested.'
             )
+        if 'dataset_index' in result and result['dataset_index'] != info.get('dataset_index', 0):
+            raise DataError(
+                f'{results}: entry {number} is of data set {result["dataset_index"]!r}, but the '
+                f'test data of {name} has one of data set {info.get("dataset_index", 0)!r} there; '
+                'use the config that was tested.'
+            )
         where = f'{results}: entry {number}, image {info.get("img_id")!r}'
         _check_instances(result, len(classes), where, name)
         masks = (result.get('pred_instances') or {}).get('masks')
@@ -93,7 +101,7 @@ def read_tested(
             height, width = info['height'], info['width']
             masks = compressed_masks(list(masks), height, width, where)
             result['pred_instances']['masks'] = masks
-    return Tested(config, metainfo, classes, infos, found)
+    return Tested(config, metainfo, classes, infos, found, dataset)
 
 
 def _check_instances(result: dict, num_classes: int, entry: str, config: str) -> None:

@@ -10,8 +10,8 @@ from mmengine.structures import InstanceData
 
 from ..apis.test import test_config
 from ..errors import ConfigError
+from ..evaluation import Evaluator
 from ..progress import progress
-from ..registry import METRICS
 from .inputs import Tested, read_tested
 
 
@@ -56,18 +56,16 @@ def evaluate_results(
             'test_evaluator.format_only=True measures nothing; use --cfg-options '
             'test_evaluator.format_only=False.'
         )
-    evaluators = [METRICS.build(dict(evaluator)) for evaluator in chosen]
-    values: dict[str, float] = {}
-    report: dict[str, Any] = {}
-    for evaluator in evaluators:
-        evaluator.dataset_meta = tested.metainfo
+    evaluator = Evaluator([dict(one) for one in chosen])
+    evaluator.dataset_meta = tested.metainfo
+    evaluator.check_dataset(tested.dataset, 'test_evaluator')
     samples = (_sample(tested, number) for number in range(len(tested)))
     for sample in progress(samples, 'reading', total=len(tested)):
-        for evaluator in evaluators:
-            evaluator.process(None, [sample])
-    for evaluator in evaluators:
-        values.update(evaluator.evaluate(len(tested)))
-        report.update(getattr(evaluator, 'report', {}))
+        evaluator.process([sample])
+    values = evaluator.evaluate(len(tested))
+    report: dict[str, Any] = {}
+    for metric in evaluator.metrics:
+        report.update(getattr(metric, 'report', {}))
     return values, report
 
 
@@ -78,6 +76,7 @@ def _sample(tested: Tested, number: int) -> dict[str, Any]:
     info, result = tested.infos[number], tested.results[number]
     sample = {**result, 'instances': info.get('instances', [])}
     sample.setdefault('img_id', info.get('img_id'))
+    sample.setdefault('dataset_index', info.get('dataset_index', 0))
     sample.setdefault('ori_shape', (info['height'], info['width']))
     for name, crowd in (('gt_instances', 0), ('ignored_instances', 1)):
         some = [i for i in sample['instances'] if i.get('ignore_flag', 0) == crowd]

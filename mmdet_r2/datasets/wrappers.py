@@ -1,20 +1,84 @@
-"""Data sets made of others: several in a row, and rare classes more often.
+"""Data sets made of others: several in a row, and rare classes more often; which they are.
 
 mmengine's RepeatDataset needs no addition and is found through the registry.
 """
 
 import math
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from mmengine.dataset import BaseDataset
 from mmengine.dataset import ClassBalancedDataset as MMEngineClassBalancedDataset
 from mmengine.dataset import ConcatDataset as MMEngineConcatDataset
 from mmengine.logging import print_log
 
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import DATASETS
+
+
+@dataclass
+class Source:
+    """Where images come from: an annotation file and a folder, within which ids are unique.
+
+    Attributes:
+        key: equal for equal sources.
+        name: what messages call it.
+        ann_file: '' where there is none.
+        datasets: those that read it; several where one file is used in parts.
+        numbered: whether samples tell which source they are of (:class:`ConcatDataset`).
+    """
+
+    key: Any
+    name: str
+    ann_file: str
+    datasets: list[Any] = field(default_factory=list)
+    numbered: bool = True
+
+    def ids(self) -> list[Any]:
+        """Of every image; empty where the data sets do not tell without reading images."""
+        if not all(hasattr(dataset, 'get_data_info') for dataset in self.datasets):
+            return []
+        infos = (d.get_data_info(i) for d in self.datasets for i in range(len(d)))
+        return [info['img_id'] for info in infos if 'img_id' in info]
+
+
+def sources_of(dataset: Any, parts: Sequence[Any] | None = None) -> list[Source]:
+    """The different sources of a data set inside any wrappers, in order.
+
+    Args:
+        dataset: the outermost.
+        parts: what it consists of, while it is being built.
+    """
+    found: dict[Any, Source] = {}
+    for leaf, numbered in _leaves(dataset, parts):
+        ann_file = getattr(leaf, 'ann_file', '') or ''
+        folder = (getattr(leaf, 'data_prefix', None) or {}).get('img', '')
+        paths = tuple(os.path.realpath(str(path)) for path in (ann_file, folder))
+        key = (type(leaf), *paths) if ann_file else id(leaf)
+        name = ann_file or type(leaf).__name__
+        if any(source.name == name and source.key != key for source in found.values()):
+            name += f' ({folder})'  # one file for images of several folders
+        source = found.setdefault(key, Source(key, name, ann_file))
+        source.datasets.append(leaf)
+        source.numbered &= numbered
+    return list(found.values())
+
+
+def _leaves(dataset: Any, parts: Sequence[Any] | None = None) -> Iterator[tuple[Any, bool]]:
+    """The data sets inside wrappers, and whether samples tell which one they are of."""
+    parts = getattr(dataset, 'datasets', None) if parts is None else parts
+    if isinstance(parts, (list, tuple)):
+        for part in parts:
+            for leaf, numbered in _leaves(part):
+                yield leaf, numbered and isinstance(dataset, ConcatDataset)
+    elif hasattr(getattr(dataset, 'dataset', None), '__getitem__'):
+        yield from _leaves(dataset.dataset)
+    else:
+        yield dataset, True
 
 
 @DATASETS.register_module()
@@ -24,6 +88,10 @@ class ConcatDataset(MMEngineConcatDataset):
     mmengine's, which also answers :meth:`get_cat_ids`, so that :class:`ClassBalancedDataset` can be
     put around it; and that says which entry of the metainfo differs, and how. ``dataset_type`` of
     :class:`VOCDataset` may always differ, ``palette`` too: the first data set's is used.
+
+    Image ids are unique in one annotation file only. Samples therefore carry ``dataset_index`` in
+    their metainfo, whatever ``PackDetInputs.meta_keys`` says: the number of their data set among
+    :func:`sources_of` this one. Metrics count images by both.
 
     Args:
         datasets: data sets or their configs.
@@ -44,6 +112,12 @@ class ConcatDataset(MMEngineConcatDataset):
         if not isinstance(datasets, (list, tuple)) or not datasets:
             raise ConfigError('ConcatDataset.datasets is no list of data sets, or empty')
         datasets = [DATASETS.build(d) if isinstance(d, dict) else d for d in datasets]
+        for i, dataset in enumerate(datasets):
+            if not isinstance(dataset, BaseDataset):
+                raise ConfigError(
+                    f'ConcatDataset.datasets.{i} is a {type(dataset).__name__}, expected a data '
+                    'set without wrappers: put the wrapper around ConcatDataset'
+                )
         # A class list that differs is a wrong label; colours that differ are no reason to stop.
         ignored += ['dataset_type', 'palette']
         first = datasets[0].metainfo
@@ -56,7 +130,29 @@ class ConcatDataset(MMEngineConcatDataset):
                         f'{_short(other.get(key))}, that of datasets.0 {_short(first.get(key))}; '
                         f'make them equal, or name it in ignore_keys'
                     )
+        # where each comes among the sources
+        sources = enumerate(sources_of(self, datasets))
+        numbers = {id(d): number for number, source in sources for d in source.datasets}
+        self._numbers = [numbers[id(dataset)] for dataset in datasets]
         super().__init__(datasets, lazy_init=lazy_init, ignore_keys=ignored)
+
+    def __getitem__(self, idx: int) -> Any:
+        packed = super().__getitem__(idx)
+        known = dict(dataset_index=self._numbers[self._get_ori_dataset_idx(idx)[0]])
+        if not isinstance(packed, dict):
+            return packed
+        samples = packed.get('data_samples')
+        if samples is None:
+            return packed | known
+        # several of test-time augmentation
+        for sample in samples if isinstance(samples, (list, tuple)) else [samples]:
+            sample.set_metainfo(known)
+        return packed
+
+    def get_data_info(self, idx: int) -> dict:
+        """What is known of one image without reading it, and its ``dataset_index``."""
+        number = self._numbers[self._get_ori_dataset_idx(idx)[0]]
+        return super().get_data_info(idx) | dict(dataset_index=number)
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Labels of the objects of one image."""

@@ -9,7 +9,6 @@ from mmengine import registry as root
 from ..registry import ScopedRegistry
 
 _LOCATION = 'mmdet_r2.engine'
-EVALUATOR = ScopedRegistry(root.EVALUATOR, _LOCATION)
 LOG_PROCESSORS = ScopedRegistry(root.LOG_PROCESSORS, _LOCATION)
 MODEL_WRAPPERS = ScopedRegistry(root.MODEL_WRAPPERS, _LOCATION)
 OPTIMIZERS = ScopedRegistry(root.OPTIMIZERS, _LOCATION)

@@ -168,6 +168,23 @@ class Runner(_Runner):
         with built_from('optim_wrapper'):
             return super().build_optim_wrapper(optim_wrapper)
 
+    def build_evaluator(self, evaluator: Any) -> Any:
+        """The metrics of a config, by :class:`mmdet_r2.evaluation.Evaluator` unless it says
+        otherwise."""
+        if isinstance(evaluator, dict) and 'metrics' in evaluator:
+            evaluator = dict(evaluator)
+        elif isinstance(evaluator, (dict, list, tuple)):
+            evaluator = dict(metrics=evaluator)
+        return super().build_evaluator(evaluator)
+
+    def build_val_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
+        """mmengine's, after a comparison of metrics and data."""
+        return _checked(super().build_val_loop(loop), 'val_evaluator')
+
+    def build_test_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
+        """mmengine's, after a comparison of metrics and data."""
+        return _checked(super().build_test_loop(loop), 'test_evaluator')
+
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """mmengine's, with errors that name the key, and a warning of what has no effect."""
         for warning in check_milestones(scheduler):
@@ -658,3 +675,11 @@ def _plain(value: Any) -> Any:
     if hasattr(value, 'tolist'):
         return value.tolist()
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _checked(loop: BaseLoop, key: str) -> BaseLoop:
+    """The loop, if its evaluator, which may be of any kind, takes its data set."""
+    check = getattr(getattr(loop, 'evaluator', None), 'check_dataset', None)
+    if check is not None:
+        check(loop.dataloader.dataset, key)
+    return loop

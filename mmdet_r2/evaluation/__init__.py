@@ -3,6 +3,7 @@
 from .coco import CocoMetric
 from .coco_panoptic import CocoPanopticMetric
 from .dump import DumpDetResults, load_results
+from .evaluator import Evaluator
 from .panoptic_format import evaluate_panoptic_files
 from .panoptic_quality import panoptic_table
 from .voc import VOCMetric
@@ -11,6 +12,7 @@ __all__ = [
     'CocoMetric',
     'CocoPanopticMetric',
     'DumpDetResults',
+    'Evaluator',
     'VOCMetric',
     'evaluate_panoptic_files',
     'load_results',

@@ -9,7 +9,7 @@ files.
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from .coco_format import (
     write_results,
 )
 from .coco_numbers import AP_ITEMS, COCO_MAX_DETS, TWELVE, class_table, mean_of, number_of
-from .collect import PerImageMetric
+from .collect import PerImageMetric, dataset_of, meta_of
 from .image_result import (
     ImageResult,
     as_array,
@@ -145,6 +145,9 @@ class CocoMetric(PerImageMetric):
         self._without_finite_scores: set = set()
         # read before the first image is seen, so that a wrong path costs no inference
         self._annotations = None if ann_file is None else read_annotations(ann_file, backend_args)
+        self._known: frozenset | None = None
+        if self._annotations is not None:
+            self._known = frozenset(image['id'] for image in self._annotations['images'])
 
     @property
     def dataset_meta(self) -> dict | None:
@@ -174,8 +177,36 @@ class CocoMetric(PerImageMetric):
             ConfigError: masks are to be measured but the model predicts none, or ground truth
                 is missing.
         """
-        for sample in data_samples:
+        for sample in self.concerned(data_samples):
             self.results.append(self._image_result(sample))
+
+    def result_names(self) -> set[str]:
+        """See :class:`PerImageMetric`."""
+        if self.format_only:
+            return set()
+        names: set[str] = set()
+        for metric in self.metrics:
+            if metric in ('bbox', 'segm'):
+                names |= {f'{metric}_{item}' for item in self.metric_items or AP_ITEMS}
+                if self.classwise:
+                    stem = f'{metric}_' if len(self.metrics) > 1 else ''
+                    names |= {f'{stem}{name}_precision' for name in self._classes()}
+            elif metric == 'proposal':
+                names |= set(self._proposal_items())
+            else:
+                names |= {f'AR@{number}' for number in self.proposal_nums}
+        return names
+
+    def known_ids(self) -> Container[Any] | None:
+        """See :class:`PerImageMetric`."""
+        return self._known
+
+    def _proposal_items(self) -> list[str]:
+        last = self.proposal_nums[-1]
+        return self.metric_items or [
+            *(f'AR@{n}' for n in self.proposal_nums),
+            *(f'AR_{size}@{last}' for size in 'sml'),
+        ]
 
     def _image_result(self, sample: dict) -> ImageResult:
         if 'pred_instances' not in sample:
@@ -183,6 +214,8 @@ class CocoMetric(PerImageMetric):
                 'CocoMetric needs detections, but this model gives no pred_instances; use another '
                 'evaluator'
             )
+        img_id, height, width = meta_of(sample)
+        _check_known(img_id, self._known, self.ann_file)
         predicted = sample['pred_instances']
         masks = predicted.get('masks')
         bboxes = as_array(predicted['bboxes']).astype(np.float32).reshape(-1, 4)
@@ -190,11 +223,9 @@ class CocoMetric(PerImageMetric):
             raise ConfigError(
                 "metric 'segm' needs masks, but this model predicts boxes only; use 'bbox'"
             )
-        height, width = map(int, sample['ori_shape'][:2])
         if masks is not None:
-            masks = mask_results(
-                masks, len(bboxes), height, width, f'results of image {sample["img_id"]!r}'
-            )
+            where = f'results of image {img_id!r}'
+            masks = mask_results(masks, len(bboxes), height, width, where)
         instances = None
         if self._annotations is None and 'instances' in sample:
             instances = [_plain(instance) for instance in sample['instances']]
@@ -205,7 +236,7 @@ class CocoMetric(PerImageMetric):
                 'meta_keys of PackDetInputs'
             )
         result = ImageResult(
-            img_id=sample['img_id'],
+            img_id=img_id,
             height=height,
             width=width,
             bboxes=bboxes,
@@ -218,6 +249,7 @@ class CocoMetric(PerImageMetric):
                 else None
             ),
             instances=instances,
+            dataset=dataset_of(sample),
         )
         result, number = finite_detections(result)
         if number:
@@ -245,7 +277,12 @@ class CocoMetric(PerImageMetric):
         if annotations is None:
             annotations = annotations_of(images, self._classes())
         category_ids = self._category_ids(annotations)
-        _check_images(images, annotations, self.ann_file)
+        if self._known is not None and len(images) < len(self._known):
+            print_log(
+                f'evaluating {len(images)} of the {len(self._known)} images in {self.ann_file}',
+                'current',
+                level=30,
+            )
         check_labels(images, len(category_ids))
         if self.outfile_prefix is not None:
             write_results(images, category_ids, self.outfile_prefix, annotations)
@@ -310,11 +347,7 @@ class CocoMetric(PerImageMetric):
         items = self.metric_items or list(AP_ITEMS)
         max_dets = {*COCO_MAX_DETS, *(number_of(item).max_dets for item in items)}
         if metric == 'proposal':
-            last = self.proposal_nums[-1]
-            items = self.metric_items or [
-                *(f'AR@{n}' for n in self.proposal_nums),
-                *(f'AR_{size}@{last}' for size in 'sml'),
-            ]
+            items = self._proposal_items()
             max_dets = {*self.proposal_nums, *(number_of(item).max_dets for item in items)}
             # proposals have no class, whatever label they carry
             known = next(category for category in category_ids if category is not None)
@@ -422,18 +455,12 @@ class CocoMetric(PerImageMetric):
         return values
 
 
-def _check_images(images: Sequence[ImageResult], annotations: dict, path: str | None) -> None:
-    known = {image['id'] for image in annotations['images']}
-    foreign = [image.img_id for image in images if image.img_id not in known]
-    if foreign:
+def _check_known(img_id: Any, known: Container[Any] | None, path: str | None) -> None:
+    """Raise where an image is not in the annotation file: when it comes, not after all images."""
+    if known is not None and img_id not in known:
         raise DataError(
-            f'{path}: {len(foreign)} of {len(images)} evaluated images are not in the file, the '
-            f'first with id {foreign[0]!r}; '
-            'the data set and CocoMetric.ann_file must use the same annotation file'
-        )
-    if len(images) < len(known):
-        print_log(
-            f'evaluating {len(images)} of the {len(known)} images in {path}', 'current', level=30
+            f'{path}: has no image with the id {img_id!r}; the data set and CocoMetric.ann_file '
+            'must use the same annotation file'
         )
 
 

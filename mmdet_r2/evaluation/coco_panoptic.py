@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from mmdet_r2.files import path_inside, plain_name, write_json
 from mmdet_r2.registry import METRICS
 from mmdet_r2.structures.panoptic import INSTANCE_OFFSET, MAX_ID, check_values, values_of
 
-from .collect import PerImageMetric
+from .collect import PerImageMetric, dataset_of
 from .panoptic_format import PanopticFile, read_panoptic, write_ids
 from .panoptic_quality import (
     ImageCounts,
@@ -37,6 +37,7 @@ class PanopticResult:
     img_id: int | str
     counts: ImageCounts | None = None
     record: dict | None = None
+    dataset: int = 0
 
 
 @METRICS.register_module()
@@ -146,8 +147,18 @@ class CocoPanopticMetric(PerImageMetric):
             DataError: an image is not in the annotations; they disagree with their PNG, or have
                 another size.
         """
-        for sample in data_samples:
+        for sample in self.concerned(data_samples):
             self.results.append(self._image_result(sample))
+
+    def result_names(self) -> set[str]:
+        """See :class:`PerImageMetric`."""
+        if self.format_only:
+            return set()
+        return {f'{name}{suffix}' for name in ('PQ', 'SQ', 'RQ') for suffix in SETS.values()}
+
+    def known_ids(self) -> Container[Any] | None:
+        """See :class:`PerImageMetric`."""
+        return None if self._truth is None or self.format_only else self._truth.annotations
 
     def _image_result(self, sample: dict) -> PanopticResult:
         img_id: Any = sample['img_id']
@@ -177,7 +188,7 @@ class CocoPanopticMetric(PerImageMetric):
             index=_translated(sem_seg, values, numbers),
             categories=categories[listed].astype(np.int64),
         )
-        result = PanopticResult(img_id)
+        result = PanopticResult(img_id, dataset=dataset_of(sample))
         if self.outfile_prefix is not None:
             result.record = self._write(sample, img_id, found)
         if not self.format_only:
@@ -402,6 +413,7 @@ def _pack(results: Sequence[PanopticResult]) -> list[tuple]:
             if r.counts is None
             else (r.counts.matched, r.counts.ious, r.counts.missed, r.counts.wrong),
             r.record,
+            r.dataset,
         )
         for r in results
     ]
@@ -409,8 +421,8 @@ def _pack(results: Sequence[PanopticResult]) -> list[tuple]:
 
 def _unpack(packed: Sequence[tuple]) -> list[PanopticResult]:
     return [
-        PanopticResult(img_id, None if counts is None else ImageCounts(*counts), record)
-        for img_id, counts, record in packed
+        PanopticResult(img_id, None if counts is None else ImageCounts(*counts), record, dataset)
+        for img_id, counts, record, dataset in packed
     ]
 
 

@@ -6,7 +6,8 @@ run code in it. No shared file system is needed either.
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from mmengine import dist
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
-from mmdet_r2.errors import ConfigError, UserError
+from mmdet_r2.errors import ConfigError, DataError, UserError
 from mmdet_r2.torch_files import read_torch
 
 T = TypeVar('T')
@@ -101,15 +102,66 @@ def run_on_main(function: Callable[[], Any]) -> Any:
     return reply['value']
 
 
-class PerImageMetric(BaseMetric):
-    """A metric that keeps one result per image, with ``img_id``, and is computed by the main
-    process.
+def dataset_of(sample: Mapping[str, Any]) -> int:
+    """The number of a sample's data set in a ``ConcatDataset``, else 0."""
+    return int(sample.get('dataset_index', 0))
 
-    Subclasses say how :meth:`pack` turns results into what :func:`gather_results` takes, and how
-    :meth:`unpack` turns it back.
+
+def meta_of(sample: Mapping[str, Any]) -> tuple[int | str, int, int]:
+    """A sample's ``img_id``, and height and width of the original image.
+
+    Raises:
+        ConfigError: the sample does not have them.
+    """
+    for key in ('img_id', 'ori_shape'):
+        if key not in sample:
+            raise ConfigError(
+                f'the data samples have no {key!r}: it must be in PackDetInputs.meta_keys'
+            )
+    img_id = sample['img_id']
+    height, width = sample['ori_shape'][:2]
+    return img_id.item() if hasattr(img_id, 'item') else img_id, int(height), int(width)
+
+
+class PerImageMetric(BaseMetric):
+    """A metric that keeps one result per image, with ``img_id`` and ``dataset``, and is computed by
+    the main process.
+
+    Subclasses say how :meth:`pack` turns results into what :func:`gather_results` takes, how
+    :meth:`unpack` turns it back, and what :meth:`result_names` there will be.
+
+    Attributes:
+        ann_file: annotation file; None if ground truth comes with the samples.
+        outfile_prefix: where results are written; None: they are not.
     """
 
     results: list[Any]
+    ann_file: str | None = None
+    outfile_prefix: str | None = None
+    _only: frozenset[int] | None = None
+    _size: int | None = None
+
+    def result_names(self) -> set[str]:
+        """Names of the numbers that :meth:`compute_metrics` may give."""
+        raise NotImplementedError
+
+    def known_ids(self) -> Container[Any] | None:
+        """Ids of the images that ``ann_file`` has; None without one."""
+        return None
+
+    def confine(self, numbers: Iterable[int] | None, size: int | None = None) -> None:
+        """Measure images of some data sets of a ``ConcatDataset`` only.
+
+        Args:
+            numbers: of the data sets; None: all.
+            size: how many images these have.
+        """
+        self._only = None if numbers is None else frozenset(numbers)
+        self._size = size
+
+    def concerned(self, data_samples: Sequence[dict]) -> list[dict]:
+        """Of a batch the samples to be measured."""
+        return [s for s in data_samples if self._only is None or dataset_of(s) in self._only]
 
     def _classes(self) -> Sequence[str]:
         classes = (self._dataset_meta or {}).get('classes')
@@ -141,10 +193,11 @@ class PerImageMetric(BaseMetric):
             collected = interleave([self.unpack(part) for part in parts])
 
         def compute() -> dict[str, float]:
-            unique = len({result.img_id for result in collected})
-            if unique < size:
+            unique = len({(result.dataset, result.img_id) for result in collected})
+            entries = size if self._size is None else self._size
+            if unique < entries:
                 print_log(
-                    f'the data set has {size} entries but {unique} different image ids were '
+                    f'the data set has {entries} entries but {unique} different images were '
                     'evaluated',
                     'current',
                     level=30,
@@ -153,14 +206,34 @@ class PerImageMetric(BaseMetric):
 
         return run_on_main(compute)
 
-    @staticmethod
-    def distinct(results: list) -> list:
-        """Results by image id; of images met twice the first.
+    def distinct(self, results: list) -> list:
+        """Results by image id; of images met twice the first. Images of several data sets that
+        share an id are numbered anew, from 1.
 
         The order matters: it decides ties between equal scores in the files written, and the last
         digits of sums.
+
+        Raises:
+            DataError: two data sets share an id, and ``ann_file`` or the files to be written tell
+                images by it.
         """
-        first: dict[int | str, Any] = {}
+        first: dict[tuple[int, int | str], Any] = {}
         for result in results:
-            first.setdefault(result.img_id, result)
-        return sorted(first.values(), key=lambda r: (isinstance(r.img_id, str), r.img_id))
+            first.setdefault((result.dataset, result.img_id), result)
+        images = sorted(first.values(), key=lambda r: (isinstance(r.img_id, str), r.img_id))
+        where: dict[int | str, int] = {}
+        for image in images:
+            other = where.setdefault(image.img_id, image.dataset)
+            if other == image.dataset:
+                continue
+            if self.ann_file is not None or self.outfile_prefix is not None:
+                raise DataError(
+                    f'image id {image.img_id!r} is one of data set {other} and one of data set '
+                    f'{image.dataset} of the ConcatDataset: {type(self).__name__} with '
+                    f'{"outfile_prefix" if self.ann_file is None else "ann_file"} tells images by '
+                    'their id'
+                )
+            # of each data set all images together, as if the ids of later ones were higher
+            images.sort(key=lambda r: r.dataset)
+            return [replace(r, img_id=number) for number, r in enumerate(images, start=1)]
+        return images

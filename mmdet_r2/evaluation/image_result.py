@@ -1,7 +1,7 @@
 """One image's detections between a metric's ``process`` and the evaluation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class ImageResult:
         masks: n x dict(size=[height, width], counts=bytes); None if the model has no masks.
         mask_scores: (n,) float32 where masks are scored on their own.
         instances: ground truth that came with the data sample; kept without an annotation file.
+        dataset: number of its data set in a :class:`~mmdet_r2.datasets.ConcatDataset`, else 0.
     """
 
     img_id: int | str
@@ -35,20 +36,18 @@ class ImageResult:
     masks: list[dict] | None = None
     mask_scores: np.ndarray | None = None
     instances: list[dict] | None = None
+    dataset: int = 0
 
 
 def select(result: ImageResult, keep: np.ndarray) -> ImageResult:
     """The detections where ``keep`` (n,) is true."""
-    return ImageResult(
-        img_id=result.img_id,
-        height=result.height,
-        width=result.width,
+    return replace(
+        result,
         bboxes=result.bboxes[keep],
         scores=result.scores[keep],
         labels=result.labels[keep],
         masks=None if result.masks is None else [mask for mask, k in zip(result.masks, keep) if k],
         mask_scores=None if result.mask_scores is None else result.mask_scores[keep],
-        instances=result.instances,
     )
 
 
@@ -146,6 +145,7 @@ def pack(results: Sequence[ImageResult]) -> dict:
         rle_length=torch.tensor([len(c) for c in counts], dtype=torch.int32),
         rle=b''.join(counts),
         instances=[r.instances for r in results],
+        dataset=[r.dataset for r in results],
     )
 
 
@@ -181,6 +181,7 @@ def unpack(packed: dict) -> list[ImageResult]:
                 masks=masks,
                 mask_scores=mask_scores,
                 instances=packed['instances'][i],
+                dataset=packed['dataset'][i],
             )
         )
     return results

@@ -10,7 +10,7 @@ from terminaltables import AsciiTable
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import METRICS
 
-from .collect import PerImageMetric
+from .collect import PerImageMetric, dataset_of, meta_of
 from .image_result import ImageResult, as_array, check_labels, finite_detections, pack, unpack
 from .recall import greedy_iou, top_boxes
 from .voc_ap import EVAL_MODES, ClassResult, FlatBoxes, evaluate_classes
@@ -117,8 +117,20 @@ class VOCMetric(PerImageMetric):
         Raises:
             ConfigError: detections or ground truth are missing.
         """
-        for sample in data_samples:
+        for sample in self.concerned(data_samples):
             self.results.append(self._image_result(sample))
+
+    def result_names(self) -> set[str]:
+        """See :class:`PerImageMetric`."""
+        names: set[str] = set()
+        if 'mAP' in self.metrics:
+            names |= {'mAP', *map(_ap_name, self.iou_thrs)}
+            names |= {f'mAP_{low:g}-{high:g}' for low, high in self.scale_ranges}
+        if 'recall' in self.metrics:
+            names |= {f'recall@{n}@{t:g}' for n in self.proposal_nums for t in self.iou_thrs}
+            if len(self.iou_thrs) > 1:
+                names |= {f'AR@{n}' for n in self.proposal_nums}
+        return names
 
     def _image_result(self, sample: dict) -> ImageResult:
         if 'pred_instances' not in sample:
@@ -127,16 +139,17 @@ class VOCMetric(PerImageMetric):
                 'evaluator'
             )
         predicted = sample['pred_instances']
-        height, width = sample['ori_shape'][:2]
+        img_id, height, width = meta_of(sample)
         result, number = finite_detections(
             ImageResult(
-                img_id=sample['img_id'],
-                height=int(height),
-                width=int(width),
+                img_id=img_id,
+                height=height,
+                width=width,
                 bboxes=as_array(predicted['bboxes']).astype(np.float32).reshape(-1, 4),
                 scores=as_array(predicted['scores']).astype(np.float32),
                 labels=as_array(predicted['labels']).astype(np.int64),
                 instances=_objects(sample),
+                dataset=dataset_of(sample),
             )
         )
         if number:

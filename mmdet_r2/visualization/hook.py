@@ -1,5 +1,6 @@
 """Drawings of predictions during validation and testing."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -108,11 +109,15 @@ class DetVisualizationHook(Hook):
             )
 
     def _file_name(self, sample: DetDataSample) -> str:
-        """The image's own name; with its id where another folder's image had the name before."""
-        name = plain_name(os.path.basename(sample.img_path))
-        if name in self._names:
-            stem, suffix = os.path.splitext(name)
-            name = plain_name(f'{stem}_{sample.img_id}{suffix}')
+        """The image's own name; with its id, and a number, where another folder's image had the
+        name before.
+        """
+        stem, suffix = os.path.splitext(os.path.basename(sample.img_path))
+        numbered = (f'_{sample.img_id}_{number}' for number in itertools.count(2))
+        for more in itertools.chain(('', f'_{sample.img_id}'), numbered):
+            name = plain_name(f'{stem}{more}{suffix}')
+            if name not in self._names:
+                break
         self._names.add(name)
         return name
 
