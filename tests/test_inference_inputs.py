@@ -310,7 +310,7 @@ def broken(tmp_path: Path) -> dict:
         r'imgs\[0\]: the file is empty': b'',
         r'cut\.jpg: .*truncated': PIL.Image.open(tmp_path / 'cut.jpg'),
         'Is a directory': tmp_path,
-        'nothing was found|No such file': '',
+        'nothing was found|No such file|its name is empty': '',
         'test pipeline fails on this image of 40000 x 1 pixels': np.zeros((1, 40000, 3), np.uint8),
         'mode F, whose range': PIL.Image.fromarray(np.zeros((4, 4), np.float32)),
         r'tensor of shape \(1, 3, 4, 4\)': torch.zeros(1, 3, 4, 4),

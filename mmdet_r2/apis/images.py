@@ -1,9 +1,7 @@
 """Images in every form that inference takes them: found, fetched, checked, decoded."""
 
-import contextlib
 import glob
 import http.client
-import io
 import os
 import urllib.error
 import urllib.request
@@ -16,16 +14,14 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
-from ..datasets.image_files import SUFFIXES
+from ..datasets.image_contents import too_large
+from ..datasets.image_files import SUFFIXES, note_passed_over
 from ..datasets.transforms import LoadImageFromFile
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..files import plain_name
 
 Image = str | os.PathLike[str] | bytes | np.ndarray | Tensor | PIL.Image.Image
 
-LIMIT_VARIABLE = 'MMDET_R2_MAX_PIXELS'
-#: A file of some kB can claim any size; decoding takes three bytes for each pixel.
-MAX_PIXELS = 200_000_000
 _MAX_DOWNLOAD = 2**29
 _TIMEOUT = 30.0
 _COLOUR_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != '.pgm')
@@ -82,7 +78,6 @@ class ImageSource:
         if content is None:
             assert self.path is not None
             content = loader._read(self.path)
-        _check_size(_encoded_size(content), self.name)
         return loader._decode(self.name, content, loader.color_type)
 
 
@@ -136,11 +131,14 @@ def find_images(source: str | os.PathLike[str]) -> list[str]:
         return [str(path)]
     if path.is_dir():
         try:
-            found = sorted(str(p) for p in path.iterdir() if _is_image_file(p))
+            # macOS puts ._a.jpg beside a.jpg
+            files = [p for p in path.iterdir() if not p.name.startswith('.') and p.is_file()]
         except OSError as error:
             raise DataError(f'{text}: the folder cannot be read ({error.strerror}).') from None
+        note_passed_over(text, sorted(p.name for p in files))
+        found = sorted(str(p) for p in files if p.suffix.lower() in SUFFIXES)
         if not found:
-            raise DataError(f'{text}: the folder has no images ({", ".join(SUFFIXES)}).')
+            raise DataError(f'{text}: the folder has no images ({", ".join(SUFFIXES)})')
         return found
     found = sorted(p for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
     if not found:
@@ -178,47 +176,6 @@ class Names:
         return name
 
 
-def max_pixels() -> int:
-    """How many pixels an image file may have: ``$MMDET_R2_MAX_PIXELS``, else :data:`MAX_PIXELS`."""
-    text = os.environ.get(LIMIT_VARIABLE)
-    if not text:
-        return MAX_PIXELS
-    try:
-        return int(float(text))
-    except (ValueError, OverflowError):
-        raise ConfigError(f'{LIMIT_VARIABLE}={text}: expected a number of pixels.') from None
-
-
-def _is_image_file(path: Path) -> bool:
-    hidden = path.name.startswith('.')  # macOS puts ._a.jpg beside a.jpg
-    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
-
-
-def _check_size(size: tuple[int, int] | None, name: str) -> None:
-    if size is not None and size[0] * size[1] > max_pixels():
-        raise DataError(
-            f'{name}: {size[0]} x {size[1]} pixels are more than the limit of {max_pixels()}, '
-            f'which guards against files that blow up memory; set {LIMIT_VARIABLE} to raise it.'
-        )
-
-
-def _encoded_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height that the header of an image file states; None where it is unknown.
-
-    ``PIL.Image.open`` has a limit of its own, and warns of half of it; this is what it does
-    before.
-    """
-    PIL.Image.init()
-    for kind in PIL.Image.ID:
-        factory, accept = PIL.Image.OPEN[kind]
-        if accept is None:
-            continue  # without a signature, it would read a size into anything
-        with contextlib.suppress(Exception):  # a broken header; the decoder says so better
-            if accept(content[:16]) is True:
-                return factory(io.BytesIO(content), '').size
-    return None
-
-
 def _downloaded(url: str) -> bytes:
     try:
         request = urllib.request.Request(url, headers={'User-Agent': 'mmdet_r2'})
@@ -252,7 +209,8 @@ def _from_array(image: np.ndarray, name: str) -> np.ndarray:
 
 
 def _from_pil(image: PIL.Image.Image, name: str) -> np.ndarray:
-    _check_size(image.size, name)
+    if reason := too_large(*image.size):
+        raise DataError(f'{name}: {reason}')
     if image.mode in ('I', 'F'):
         raise DataError(
             f'{name}: PIL image of mode {image.mode}, whose range is unknown; convert it to RGB.'

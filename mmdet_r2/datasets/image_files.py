@@ -1,16 +1,69 @@
 """Image files from outside: their size without decoding them, and where they are."""
 
+import logging
 import os
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from mmengine.logging import print_log
 from PIL import Image
 
+from mmdet_r2.datasets.image_contents import (
+    MAX_IMAGE_BYTES,
+    UnreadableImageError,
+    UnsupportedImageError,
+    look_into,
+    too_large,
+)
 from mmdet_r2.errors import DataError, did_you_mean
+from mmdet_r2.files import open_file
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
+# Pillow's names of the formats that LoadImageFromFile reads.
+_READ = frozenset(
+    ['AVIF', 'BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'SUN', 'TIFF', 'WEBP']
+)
+# Suffixes of images that folders are not searched for.
+_OTHER_SUFFIXES = frozenset(
+    [
+        '.arw',
+        '.avif',
+        '.cr2',
+        '.cr3',
+        '.dcm',
+        '.dib',
+        '.dng',
+        '.exr',
+        '.gif',
+        '.hdr',
+        '.heic',
+        '.heif',
+        '.ico',
+        '.j2k',
+        '.jfif',
+        '.jif',
+        '.jp2',
+        '.jpe',
+        '.jxl',
+        '.nef',
+        '.orf',
+        '.pam',
+        '.pbm',
+        '.pfm',
+        '.pnm',
+        '.psd',
+        '.ras',
+        '.raw',
+        '.rw2',
+        '.sgi',
+        '.svg',
+        '.tga',
+    ]
+)
+_HEADER_BYTES = 2**24
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange width and height
 
 
@@ -32,17 +85,40 @@ def read_header(path: str | os.PathLike) -> ImageHeader:
     """Size and orientation of an image, from the first bytes of its file.
 
     Raises:
-        DataError: the file is missing or is no image; names it.
+        UnreadableImageError: the file is missing, no regular file, or no image; names it.
+        UnsupportedImageError: an image of a kind that is not read, or of too many pixels.
     """
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            orientation = image.getexif().get(_ORIENTATION, 1)
+        with open_file(path, 'image', MAX_IMAGE_BYTES) as file:
+            return _header(path, file)
+    except UnreadableImageError:
+        raise
+    except DataError as error:
+        raise UnreadableImageError(str(error)) from None
+
+
+def _header(path: str | os.PathLike, file: BinaryIO) -> ImageHeader:
+    width, height, orientation, reason = 0, 0, 1, 'not an image, or corrupt'
+    try:
+        with Image.open(file) as image:
+            if image.format in _READ and image.mode not in ('I', 'F'):
+                width, height = image.size
+                orientation = image.getexif().get(_ORIENTATION, 1)
     except OSError as error:  # PIL's own is one
-        reason = error.strerror or 'not an image, or corrupt'
-        raise DataError(f'cannot read image {path}: {reason}') from None
+        reason = error.strerror or reason
     except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f'cannot read image {path}: {error}') from None
+        reason = ' '.join(str(error).split())
+    if not width:
+        # Rare: what Pillow does not know, or what the loader does not read.
+        file.seek(0)
+        found = look_into(file.read(_HEADER_BYTES))
+        if found.unread or not found.width:
+            failure = UnsupportedImageError if found.unread else UnreadableImageError
+            reason = found.unread or found.defect or reason
+            raise failure(f'cannot read image {path}: {reason}')
+        width, height = found.width, found.height
+    if reason := too_large(width, height):
+        raise UnsupportedImageError(f'cannot read image {path}: {reason}')
     if not isinstance(orientation, int) or not 1 <= orientation <= 8:
         orientation = 1  # what viewers do with nonsense
     return ImageHeader(width, height, orientation)
@@ -70,14 +146,38 @@ def annotated_size(
 
 
 def list_images(folder: str | os.PathLike) -> list[str]:
-    """Names of all image files below a folder, as :func:`list_files` gives them.
+    """Names of all image files below a folder, as :func:`list_files` gives them. What is passed
+    over of images with other suffixes is logged, see :func:`note_passed_over`.
 
     Raises:
         DataError: there is no such folder.
     """
     if not os.path.isdir(folder):
         raise DataError(f'image folder {folder} does not exist (seen from {os.getcwd()})')
-    return list_files(folder, SUFFIXES)
+    names = list_files(folder, (*SUFFIXES, *_OTHER_SUFFIXES))
+    note_passed_over(folder, names)
+    return [name for name in names if name.lower().endswith(SUFFIXES)]
+
+
+def note_passed_over(folder: str | os.PathLike, names: Iterable[str]) -> None:
+    """Log a line that counts those of ``names`` that are images of other suffixes than
+    :data:`SUFFIXES`, if any.
+    """
+    others: dict[str, list[str]] = {}
+    for name in names:
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix in _OTHER_SUFFIXES:
+            others.setdefault(suffix, []).append(name)
+    if not others:
+        return
+    counts = ', '.join(f'{len(found)} {suffix} ({found[0]!r})' for suffix, found in others.items())
+    total = sum(map(len, others.values()))
+    print_log(
+        f'{os.fspath(folder)}: {total} image files are passed over: {counts}; images are found by '
+        f'the suffixes {", ".join(SUFFIXES)}: rename or convert them',
+        logger='current',
+        level=logging.WARNING,
+    )
 
 
 def list_files(folder: str | os.PathLike, suffixes: tuple[str, ...]) -> list[str]:

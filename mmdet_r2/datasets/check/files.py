@@ -10,14 +10,26 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import cv2
+from PIL import Image
 
+from mmdet_r2.datasets.image_contents import (
+    DamagedImageError,
+    UnreadableImageError,
+    UnsupportedImageError,
+    look_into,
+    max_pixels,
+    unused_bits,
+)
 from mmdet_r2.datasets.image_files import read_header
-from mmdet_r2.datasets.transforms import LoadImageFromFile, UnreadableImageError
+from mmdet_r2.datasets.transforms import LoadImageFromFile
+from mmdet_r2.datasets.transforms.loading import read_content
 from mmdet_r2.errors import DataError
 from mmdet_r2.progress import progress
+
+# Of images that --fix keeps with their objects.
+KEPT_KINDS = ('file-unsupported', 'file-dark')
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,12 @@ def inspect_files(
 
 
 def _inspect(path: str, decode: bool) -> FileFacts:
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         return FileFacts('file-missing', f'{path} does not exist')
     try:
         header = read_header(path)
+    except UnsupportedImageError as error:
+        return FileFacts('file-unsupported', str(error))
     except DataError as error:
         return FileFacts('file-corrupt', str(error))
     facts = FileFacts(
@@ -72,15 +86,23 @@ def _inspect(path: str, decode: bool) -> FileFacts:
     )
     if not decode:
         return facts
-    digest = hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).hexdigest()
-    facts = replace(facts, digest=digest)
     said = io.StringIO()
     try:
+        content = read_content(path, 'image')
+        digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+        facts = replace(facts, digest=digest)
         with _library_messages(said):
-            LoadImageFromFile()(dict(img_path=path))
+            image = LoadImageFromFile()._decode(path, content, 'color')
+    except UnsupportedImageError as error:
+        return FileFacts('file-unsupported', str(error))
+    except DamagedImageError as error:
+        return replace(facts, kind='file-damaged', message=str(error))
     except UnreadableImageError as error:
         kind = 'file-truncated' if 'truncated' in str(error) else 'file-corrupt'
         return FileFacts(kind, str(error))
+    found = look_into(content)
+    if dark := unused_bits(found, image):
+        return replace(facts, kind='file-dark', message=f'{path}: {dark}')
     # libjpeg and libpng fill what they cannot decode and only say so. Extra bytes are harmless.
     serious = [
         line
@@ -89,7 +111,25 @@ def _inspect(path: str, decode: bool) -> FileFacts:
     ]
     if serious:
         return replace(facts, kind='file-damaged', message=f'{path}: {serious[0].strip()}')
+    if found.kind == 'TIFF' and (reason := _second_opinion(content)):
+        return replace(facts, kind='file-damaged', message=f'{path}: {reason}')
     return facts
+
+
+def _second_opinion(content: bytes) -> str:
+    """What Pillow says against a TIFF that OpenCV decoded: OpenCV leaves strips black that are
+    damaged. '' for nothing, or for a kind of TIFF that Pillow does not know.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            if width * height <= max_pixels():
+                image.load()
+    except Image.UnidentifiedImageError:
+        return ''
+    except (OSError, ValueError, SyntaxError) as error:
+        return ' '.join(str(error).split())
+    return ''
 
 
 @contextlib.contextmanager

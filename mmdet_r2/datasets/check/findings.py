@@ -23,7 +23,13 @@ KINDS: dict[str, Kind] = {
     'file-missing': Kind('missing files', 'the image is replaced by others'),
     'file-corrupt': Kind('files that cannot be read', 'the image is replaced by others'),
     'file-truncated': Kind('truncated files', 'the image is replaced by others'),
-    'file-damaged': Kind('files with damaged content', 'a part of the picture is grey'),
+    'file-damaged': Kind(
+        'files with damaged content', 'replaced by others, or a part of the picture is grey'
+    ),
+    'file-unsupported': Kind(
+        'images of kinds that are not read', 'the image is replaced by others; kept: convert it'
+    ),
+    'file-dark': Kind('images whose 16 bits are not all used', 'nearly black; kept'),
     'size-mismatch': Kind('sizes that are not the file\'s', 'training stops'),
     'exif-rotation': Kind(
         'annotated without their EXIF rotation', 'loaded without it here, but not everywhere'

@@ -13,6 +13,7 @@ from mmdet_r2.datasets.check.content import (
     sound_categories,
     sound_images,
 )
+from mmdet_r2.datasets.check.files import KEPT_KINDS
 from mmdet_r2.datasets.check.findings import Finding
 from mmdet_r2.datasets.check.objects import BEYOND, fix_object, move_object
 from mmdet_r2.datasets.check.subject import Subject
@@ -138,7 +139,7 @@ def _fix_images(subject: Subject, leaked: set, done: list[str]) -> None:
         own = by_image[number]
         if number in leaked:
             done.append(f'{where}: dropped with {len(own)} objects: it is a validation image')
-        elif file.facts.kind:
+        elif file.facts.kind and file.facts.kind not in KEPT_KINDS:
             done.append(f'{where}: dropped with {len(own)} objects: {file.facts.message}')
         elif file.name in first:
             target = first[file.name]['id']
@@ -151,7 +152,8 @@ def _fix_images(subject: Subject, leaked: set, done: list[str]) -> None:
                 image['file_name'] = file.name
                 subject.files[file.name] = type(file)(file.name, file.facts)
                 done.append(f'{where}: named {file.name}')
-            if _fix_size(image, own, subject, where, done):
+            unread = not file.facts.is_readable  # its size is only known from the annotations
+            if unread or _fix_size(image, own, subject, where, done):
                 first[file.name] = image
                 kept.append(image)
     content['images'] = kept

@@ -3,6 +3,7 @@
 mmcv's RandomResize, RandomChoiceResize, RandomApply and the like are found through the registry.
 """
 
+from ..image_contents import UnreadableImageError, UnsupportedImageError
 from .crop import RandomCrop
 from .formatting import PackDetInputs
 from .geometric import Pad, RandomFlip, Resize, ResizeShortestEdge
@@ -12,7 +13,6 @@ from .loading import (
     LoadAnnotations,
     LoadImageFromFile,
     LoadImageFromNDArray,
-    UnreadableImageError,
 )
 from .panoptic import LoadPanopticAnnotations
 from .photometric import PhotoMetricDistortion
@@ -32,4 +32,5 @@ __all__ = [
     'PixelBoxes',
     'PackDetInputs',
     'UnreadableImageError',
+    'UnsupportedImageError',
 ]

@@ -1,5 +1,10 @@
 """From the disk to arrays: images, boxes, labels, masks, semantic maps."""
 
+import logging
+import mmap
+import os
+import zlib
+
 import cv2
 import mmcv
 import numpy as np
@@ -8,8 +13,23 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadAnnotations as MMCVLoadAnnotations
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmengine import fileio
+from mmengine.logging import print_log
+from PIL.Image import DecompressionBombError
 
+from mmdet_r2.datasets.image_contents import (
+    MAX_IMAGE_BYTES,
+    Contents,
+    DamagedImageError,
+    UnreadableImageError,
+    UnsupportedImageError,
+    filled_up,
+    look_into,
+    pillow_size,
+    too_large,
+    unused_bits,
+)
 from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.files import read_bytes
 from mmdet_r2.registry import TRANSFORMS
 from mmdet_r2.structures.masks import (  # noqa: F401 (two are imported from here)
     MAX_COORDINATE,
@@ -20,33 +40,77 @@ from mmdet_r2.structures.masks import (  # noqa: F401 (two are imported from her
     usable_masks,
 )
 
+_LOCAL = {'backend': 'local'}
+# Pillow's are all but the first.
+_DECODER_ERRORS = (
+    cv2.error,
+    OSError,
+    ValueError,
+    SyntaxError,
+    MemoryError,
+    DecompressionBombError,
+)
 
-class UnreadableImageError(DataError):
-    """A missing, empty, truncated or undecodable image file; the message names it."""
 
+def read_content(path: str, kind: str, backend_args: dict | None = None) -> bytes:
+    """The bytes of an image file, of at most ``MAX_IMAGE_BYTES``.
 
-def _defect(content: bytes) -> str:
-    """What is visibly wrong with the bytes of an image file, '' if nothing.
+    Args:
+        kind: what messages call it.
+        backend_args: where to read it from, as mmengine's file back-ends take it.
 
-    Some decoders fill what is missing of a JPEG with grey and call that success, so its end is
-    looked for here. An entropy-coded segment cannot contain the end marker, an embedded preview
-    does: the search begins behind the last byte of the headers.
+    Raises:
+        UnreadableImageError: missing, no regular file, too large; names it.
     """
-    if not content:
-        return 'the file is empty'
-    if content[:2] == b'\xff\xd8':
-        position = 2
-        while position + 4 <= len(content) and content[position] == 0xFF:
-            if content[position + 1] == 0xFF:  # a fill byte
-                position += 1
-            elif content[position + 1] == 0xDA:  # start of scan
-                return '' if content.rfind(b'\xff\xd9', position) >= 0 else 'truncated JPEG'
-            else:
-                position += 2 + int.from_bytes(content[position + 2 : position + 4], 'big')
-        return 'truncated JPEG' if position + 4 > len(content) else 'corrupt JPEG header'
-    if content[:8] == b'\x89PNG\r\n\x1a\n' and content.rfind(b'IEND') < 0:
-        return 'truncated PNG'
-    return ''
+    try:
+        if '://' not in path and (backend_args or _LOCAL) == _LOCAL:
+            return read_bytes(path, kind, MAX_IMAGE_BYTES)
+        return fileio.get(path, backend_args=backend_args)
+    except DataError as error:
+        raise UnreadableImageError(str(error)) from None
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise UnreadableImageError(f'cannot read {kind} {path}: {reason}') from None
+
+
+def decode(
+    path: str, content: bytes, flag: str, backend: str | None, kind: str = 'image'
+) -> tuple[np.ndarray, Contents]:
+    """An image file's pixels, as ``mmcv.imfrombytes`` gives them, and what its bytes are.
+
+    Args:
+        path, kind: what messages call it.
+        flag, backend: mmcv's.
+
+    Raises:
+        UnsupportedImageError: of a kind that is not read, or more pixels than are let through.
+        UnreadableImageError: empty, truncated, corrupt.
+    """
+    found = look_into(content)
+    width, height = found.width, found.height
+    backend = backend or mmcv.image.io.imread_backend
+    reason, sound = found.defect, False
+    if not reason and not found.kind:
+        # Other decoders than OpenCV know more formats.
+        width, height = (0, 0) if backend in ('cv2', 'turbojpeg') else pillow_size(content)
+        if not width:
+            reason, sound = found.unread, bool(found.unread)
+            reason = reason or 'not an image, or corrupt'
+    if not reason:
+        reason = too_large(width, height)
+        sound = bool(reason)
+    image = None
+    if not reason:
+        try:
+            image = mmcv.imfrombytes(content, flag=flag, backend=backend)
+        except _DECODER_ERRORS as error:
+            reason = ' '.join(str(error).split())
+        if image is None and found.unread:
+            reason, sound = found.unread, True
+    if image is None:
+        failure = UnsupportedImageError if sound else UnreadableImageError
+        raise failure(f'cannot read {kind} {path}: {reason or "not an image, or corrupt"}')
+    return image, found
 
 
 def _distorts_labels(content: bytes, backend: str) -> str:
@@ -76,8 +140,6 @@ def png_defect(content: bytes) -> str:
     """Why the bytes of a file cannot be a panoptic PNG, '' if they can: its colours are numbers, in
     three channels of 8 bits (or a palette of such colours).
     """
-    if reason := _defect(content):
-        return reason
     if content[:8] != b'\x89PNG\r\n\x1a\n' or len(content) < 26:
         return 'not a PNG'
     depth, kind = content[24], content[25]
@@ -98,6 +160,19 @@ def _palette_is_plain(content: bytes) -> bool:
     return palette == np.arange(size // 3, dtype=np.uint8).repeat(3).tobytes()
 
 
+# A byte for each of 4,096 groups of folders, shared with worker processes that are forked.
+_warned = mmap.mmap(-1, 4096)
+
+
+def _warn_once(path: str, what: str) -> None:
+    """Log ``what`` of the first such image of a folder."""
+    place = zlib.crc32(os.path.dirname(path).encode('utf-8', 'replace')) % len(_warned)
+    if not _warned[place]:
+        _warned[place] = 1
+        text = f'{path}: {what} (said of the first such image of its folder)'
+        print_log(text, logger='current', level=logging.WARNING)
+
+
 @TRANSFORMS.register_module()
 class LoadImageFromFile(MMCVLoadImageFromFile):
     """Load an image: ``img_path`` -> ``img`` (BGR uint8), ``img_shape``, ``ori_shape``.
@@ -105,8 +180,13 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     Takes mmcv's arguments and gives mmcv's pixels: grey, palette, RGBA, CMYK and 16-bit files all
     become 8-bit BGR, and EXIF orientation is applied. What it adds:
 
-    * A file that is missing, empty, truncated or cannot be decoded is an
-      :class:`UnreadableImageError` that names it, never an assertion or a half-grey image.
+    * A file that is missing, no regular file, empty, truncated or cannot be decoded is an
+      :class:`UnreadableImageError` that names it, never an assertion or a half-grey image; one of a
+      kind that is not read, or of more pixels than ``$MMDET_R2_MAX_PIXELS``, an
+      :class:`UnsupportedImageError` that says which. What is missing in the middle of a progressive
+      JPEG, or is zero in other formats, is not seen: ``tools/misc/check_dataset.py`` sees more.
+    * An image of 16 bits per sample of which only 14 or fewer are used, as cameras and scanners
+      write them, is nearly black in 8 bits: a warning.
     * Where the annotation file says the image's ``height`` and ``width``, they are compared. An
       image that only fits without its EXIF rotation was annotated without it, and is loaded so;
       any other difference means that boxes would lie in the wrong place: :class:`DataError`.
@@ -133,24 +213,20 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         return results
 
     def _read(self, path: str) -> bytes:
-        try:
-            if self.file_client_args is not None:
+        if self.file_client_args is not None:
+            try:
                 return fileio.FileClient.infer_client(self.file_client_args, path).get(path)
-            return fileio.get(path, backend_args=self.backend_args)
-        except OSError as error:
-            reason = error.strerror or str(error) or type(error).__name__
-            raise UnreadableImageError(f'cannot read image {path}: {reason}') from None
+            except OSError as error:
+                reason = error.strerror or str(error) or type(error).__name__
+                raise UnreadableImageError(f'cannot read image {path}: {reason}') from None
+        return read_content(path, 'image', self.backend_args)
 
     def _decode(self, path: str, content: bytes, color_type: str) -> np.ndarray:
-        reason, image = _defect(content), None
-        if not reason:
-            try:
-                image = mmcv.imfrombytes(content, flag=color_type, backend=self.imdecode_backend)
-            except (cv2.error, OSError) as error:  # Pillow's are OSErrors
-                reason = ' '.join(str(error).split())
-        if image is None:
-            reason = reason or 'not an image, or corrupt'
-            raise UnreadableImageError(f'cannot read image {path}: {reason}')
+        image, found = decode(path, content, color_type, self.imdecode_backend)
+        if found.scan and (reason := filled_up(content, found.scan, image)):
+            raise DamagedImageError(f'cannot read image {path}: {reason}')
+        if found.bits > 8 and (dark := unused_bits(found, image)):
+            _warn_once(path, dark)
         return image
 
     def _as_annotated(
@@ -320,23 +396,17 @@ class LoadAnnotations(MMCVLoadAnnotations):
     def _read_labels(self, path: str) -> np.ndarray:
         """(H, W) labels of a map's file: uint8, or int32 where the file has 16 bits."""
         try:
-            content = fileio.get(path, backend_args=self.backend_args)
-        except OSError as error:
+            content = read_content(path, 'semantic map', self.backend_args)
+        except UnreadableImageError as error:
             raise DataError(
-                f'cannot read semantic map {path}: {error.strerror or error}; every image needs '
-                f'one (data_prefix.seg, image name + seg_map_suffix)'
+                f'{error}; every image needs one (data_prefix.seg, image name + seg_map_suffix)'
             ) from None
-        reason, labels = _defect(content), None
-        if not reason:
-            if distortion := _distorts_labels(content, self.imdecode_backend):
-                raise DataError(f'semantic map {path} {distortion}')
-            try:
-                labels = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
-            except (cv2.error, OSError) as error:  # Pillow's are OSErrors
-                reason = ' '.join(str(error).split())
-        if labels is None:
-            reason = reason or 'not an image, or corrupt'
-            raise DataError(f'cannot read semantic map {path}: {reason}; make it again')
+        if distortion := _distorts_labels(content, self.imdecode_backend):
+            raise DataError(f'semantic map {path} {distortion}')
+        try:
+            labels, _ = decode(path, content, 'unchanged', self.imdecode_backend, 'semantic map')
+        except UnreadableImageError as error:
+            raise DataError(f'{error}; make it again') from None
         if labels.ndim == 3 and (labels.shape[2] == 1 or _is_palette_png(content)):
             labels = labels[..., 0]
         if labels.ndim != 2 or labels.dtype.kind not in 'iu':

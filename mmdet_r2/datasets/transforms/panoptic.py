@@ -8,11 +8,15 @@ unlabelled.
 from collections.abc import Sequence
 
 import cv2
-import mmcv
 import numpy as np
-from mmengine import fileio
 
-from mmdet_r2.datasets.transforms.loading import LoadAnnotations, png_defect
+from mmdet_r2.datasets.image_contents import UnreadableImageError
+from mmdet_r2.datasets.transforms.loading import (
+    LoadAnnotations,
+    decode,
+    png_defect,
+    read_content,
+)
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import TRANSFORMS
 from mmdet_r2.structures.masks import BitmapMasks
@@ -28,20 +32,17 @@ def read_segment_ids(
         DataError: the file is missing, corrupt, or no colour PNG of 8 bits per channel.
     """
     try:
-        content = fileio.get(path, backend_args=backend_args)
-    except OSError as error:
+        content = read_content(path, 'panoptic PNG', backend_args)
+    except UnreadableImageError as error:
         raise DataError(
-            f'cannot read panoptic PNG {path}: {error.strerror or error}; every image needs one '
-            f'(data_prefix.seg + file_name of its annotation)'
+            f'{error}; every image needs one (data_prefix.seg + file_name of its annotation)'
         ) from None
-    reason, pixels = png_defect(content), None
-    if not reason:
-        try:
-            pixels = mmcv.imfrombytes(content, flag='color', backend=imdecode_backend)
-        except (cv2.error, OSError) as error:  # Pillow's are OSErrors
-            reason = ' '.join(str(error).split())
-    if pixels is None:
-        raise DataError(f'cannot read panoptic PNG {path}: {reason or "not an image, or corrupt"}')
+    if reason := png_defect(content):
+        raise DataError(f'cannot read panoptic PNG {path}: {reason}')
+    try:
+        pixels, _ = decode(path, content, 'color', imdecode_backend, 'panoptic PNG')
+    except UnreadableImageError as error:
+        raise DataError(str(error)) from None
     # Red is then the lowest byte of a little-endian number; the highest one is opacity.
     ids: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGBA).view('<u4')[..., 0]
     return ids & np.uint32(MAX_ID)
