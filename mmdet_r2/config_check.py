@@ -1,4 +1,6 @@
-"""Every key of a config is one that something reads, or loading it is an error.
+"""Every key of a component is one that it reads, or loading the config is an error. A top-level
+variable that nothing reads is a warning, unless it looks like a misspelt key or came from the
+command line.
 
 A dictionary with a ``type`` is a component: its keys are compared with the signature of the class
 (or function) that the registries find, base classes included where it passes ``**kwargs`` on. All
@@ -8,12 +10,14 @@ others are in the tables of :mod:`mmdet_r2.config_keys`.
 import difflib
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import Registry
 from torch import nn
 from torch.utils.data import DataLoader
@@ -39,12 +43,16 @@ from .config_keys import (
     TOP_PLAIN,
     TOP_ROLES,
     UNUSED,
+    VARIABLES,
 )
 from .errors import ConfigError
 
 #: What ``PackDetInputs`` has to keep of a view for test-time augmentation to merge it.
 VIEW_META_KEYS = ('ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
 
+# Similarity (difflib's) of a top-level name with a key from which it counts as a typing error;
+# helper variables of published configs stay below it, apart from VARIABLES.
+_MISSPELT_RATIO = 0.85
 # Parameters by which a norm is told how many channels there are.
 _NORM_SIZES = {'num_features', 'num_channels', 'normalized_shape'}
 _KNOWN_PACKAGES = ('mmdet_r2', 'mmengine', 'mmcv', 'torch')
@@ -71,6 +79,13 @@ def check_config(config: Config, overrides: dict[str, Any] | None = None) -> Non
         more = len(problems) - 5
         name = f'{config.filename}: ' if config.filename else ''
         raise ConfigError(f'{name}{shown}{f"; and {more} more" if more > 0 else ""}')
+    if checker.unread:
+        _warn_once(f'{config.filename or "config"}: {"; ".join(checker.unread)}')
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    print_log(message, 'current', logging.WARNING)
 
 
 @dataclass
@@ -78,6 +93,7 @@ class _Checker:
     config: Config
     overrides: dict[str, Any]
     problems: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)  # warnings
     missing: list[str] = field(default_factory=list)  # shown last: a misspelt key explains them
 
     def run(self) -> None:
@@ -309,6 +325,8 @@ class _Checker:
         files = self.files
         given = {key.split('.')[0] for key in self.overrides}
         values: list[Any] | None = None
+        dead: list[str] = []
+        late: list[str] = []
         for key in unknown:
             if key in given:
                 where = self.place((key,), base=True)
@@ -326,17 +344,24 @@ class _Checker:
             # value elsewhere.
             if not assigned or (files is not None and not files.bases):
                 values = _values(tree) if values is None else values
-                mistyped = any(_one_letter_apart(key, name) for name in TOP_KEYS - set(tree))
+                mistyped = _is_misspelt(key, TOP_KEYS - set(tree))
                 if not mistyped and any(_same(tree[key], value) for value in values):
                     continue
-            if assigned and files is not None and any(key in f.read for f in files.chain()):
-                problem = (
-                    f'{key}: assigning it here changes nothing: it is a variable of a base file, '
+            if _is_misspelt(key):
+                self.problems.append(
+                    f'{key}: nothing reads this key{_hint(key)}{self.place((key,))}'
                 )
-                problem += 'which was read before; set the keys that use it'
+            elif assigned and files is not None and any(key in f.read for f in files.chain()):
+                late.append(f'{key}{self.place((key,))}')
             else:
-                problem = f'{key}: nothing reads this key{_hint(key)}'
-            self.problems.append(f'{problem}{self.place((key,))}')
+                dead.append(f'{key}{self.place((key,))}')
+        if dead:
+            self.unread.append(f'nothing reads {", ".join(dead)}')
+        if late:
+            self.unread.append(
+                f'assigned after the base files that use them were read, so without effect: '
+                f'{", ".join(late)} (set the keys that use them)'
+            )
 
     # ---- provenance, read only when there is something to explain
 
@@ -447,6 +472,19 @@ def _one_letter_apart(one: str, other: str) -> bool:
         return short[start:] == long[start + 1 :]
     swapped = short[start + 1 : start + 2] + short[start] + short[start + 2 :]
     return short[start + 1 :] == long[start + 1 :] or swapped == long[start:]
+
+
+def _is_misspelt(key: str, names: Iterable[str] = TOP_KEYS) -> bool:
+    """Whether a top-level name looks like one of ``names`` with letters wrong, or is a key of
+    mmdetection 2.x and the like that has another name now."""
+    if key in HINTS:
+        return True
+    if any(_one_letter_apart(key, name) for name in names):
+        return True
+    if key in VARIABLES or any(key.startswith(f'{name}_') for name in TOP_KEYS):
+        return False
+    alike = difflib.SequenceMatcher
+    return any(alike(None, key, name).ratio() > _MISSPELT_RATIO for name in names)
 
 
 def _hint(key: str) -> str:

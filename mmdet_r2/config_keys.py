@@ -80,6 +80,8 @@ TOP_PLAIN = frozenset(
     )
 )
 TOP_KEYS = frozenset(TOP_ROLES) | TOP_PLAIN
+#: Helper variables of many configs that look like a misspelt key.
+VARIABLES = {'train_pipeline', 'test_pipeline'}
 
 #: Keys that change the role of what is below them.
 KEY_ROLES = {

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
+from mmdet_r2 import config_check
 from mmdet_r2.config import find_config, load_config, origin_of, origins, shipped_configs
 from mmdet_r2.config_check import _one_letter_apart, check_config
 from mmdet_r2.errors import ConfigError
@@ -239,18 +240,41 @@ def test_error_names_the_line(tmp_path: Path) -> None:
     assert 'base.py:8' in problem_of(path)
 
 
-def test_variables(tmp_path: Path) -> None:
-    load_config(write(tmp_path, base=BASE, child=CHILD))
-    # set, and read by nothing after it
-    assert 'width: assigning it here changes nothing' in problem_of(
-        write(tmp_path, child=CHILD + 'width = 3\n')
-    )
-    assert 'spare: nothing reads this key' in problem_of(
-        write(tmp_path, child=CHILD + 'spare = 3\n')
-    )
-    load_config(write(tmp_path, child=CHILD + '_spare = 3\n'))
-    message = problem_of(write(tmp_path, child=CHILD), {'width': 8})
+def warnings_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What loading says."""
+    said: list[str] = []
+    monkeypatch.setattr(config_check, 'print_log', lambda message, *_: said.append(message))
+    load_config(path)
+    load_config(load_config(path))  # as a tool does: no second word
+    return said
+
+
+def test_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert warnings_of(write(tmp_path, base=BASE, child=CHILD), monkeypatch) == []
+    late = 'width = 3\nspare = 3\nmax_iters = 9\ntest_pipeline = []\n'
+    path = write(tmp_path, child=CHILD + late)
+    (message,) = warnings_of(path, monkeypatch)
+    assert all(name in message for name in ('width', 'spare', 'max_iters', 'test_pipeline'))
+    assert message.startswith(f'{path}: ') and 'child.py:6' in message
+    assert warnings_of(write(tmp_path, child=CHILD + '_spare = 3\n'), monkeypatch) == []
+
+
+def test_a_variable_on_the_command_line_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, base=BASE, child=CHILD)
+    message = problem_of(path, {'width': 8})
     assert 'width: has no effect from the command line' in message and 'base.py:3' in message
+    assert 'spare' in problem_of(path, {'spare': 8})
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        *('optim_wraper', 'train_loader', 'param_schedulers', 'val_evalutor', 'randomness_'),
+        *('envcfg', 'custom_hook', 'work_dirs', 'optimizer', 'total_epochs', 'fp16'),
+    ],
+)
+def test_a_top_level_name_that_looks_like_a_key_is_an_error(name: str, tmp_path: Path) -> None:
+    assert f'{name}: ' in problem_of(write(tmp_path, base=BASE, child=f'{CHILD}{name} = 3\n'))
 
 
 def test_class_of_a_user_may_take_any_key(tmp_path: Path) -> None:
