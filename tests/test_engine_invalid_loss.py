@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from engine_toy import toy_config
 
-from mmdet_r2.engine import InvalidLossError, build_runner
+from mmdet_r2.engine import InvalidLossError, InvalidLossHook, build_runner
 from mmdet_r2.zoo import read_checkpoint
 
 
@@ -85,6 +86,22 @@ def test_broken_weights(tmp_path: Path) -> None:
     report = json.loads(file.read_text())
     assert report['first_broken_parameter'] == 'roi_head.bbox_head.fc.weight'
     assert report['checkpoint'] is None and not list(tmp_path.glob('*.pth'))
+
+
+def test_gradients_of_accumulated_batches_stay_on_their_device(tmp_path: Path) -> None:
+    """The meta device takes no data of the CPU into its parameters, as little as a GPU does."""
+    runner = build_runner(toy_config(tmp_path))
+    model = torch.nn.Linear(2, 2, device='meta')
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = [parameter.grad for parameter in model.parameters()]
+    wrapper = SimpleNamespace(get_lr=dict)
+    fake = SimpleNamespace(
+        optim_wrapper=wrapper, message_hub=runner.message_hub, iter=3, epoch=0, model=model
+    )
+    report = InvalidLossHook()._report(fake, model, torch.tensor(float('nan')), None, alone=True)
+    assert report['cause'] == 'unknown' and report['rerun_error']
+    assert all(p.grad is grad for p, grad in zip(model.parameters(), before))
 
 
 def test_it_can_be_switched_off(tmp_path: Path) -> None:

@@ -279,3 +279,20 @@ def test_groups_that_do_not_divide_are_named(model, dcn, message):
     with pytest.raises(ConfigError) as error:
         model(50, dcn=dcn, stage_with_dcn=(False, False, False, True))
     assert message in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_no_image_needs_no_kernel_and_gives_every_parameter_a_gradient(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mmcv's kernels divide by the number of images, and CUDA's refuse to start for none."""
+    layer = deform_conv(kind, 4, 6, padding=1, stride=2)
+    from mmdet_r2.models.backbones import deform
+
+    for name in ('deform_conv2d', 'modulated_deform_conv2d', 'deform_conv_cpu'):
+        monkeypatch.setattr(deform, name, None)
+    x = torch.zeros(0, 4, 9, 7, dtype=torch.float64, requires_grad=True)
+    out = layer(x)
+    assert out.shape == (0, 6, 5, 4) and out.dtype == x.dtype
+    out.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in layer.parameters())

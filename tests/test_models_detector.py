@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData
-from small_detector import K, batch_of, build, sample_of, small_config
+from small_detector import K, batch_of, build, cascade_config, sample_of, small_config
 from torch.optim.swa_utils import AveragedModel
 
+from mmdet_r2 import ops
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.postprocess import DetectionSelector
 from mmdet_r2.models.roi.box_head import BoxOutput, Shared2FCBBoxHead
@@ -401,3 +402,26 @@ def test_the_losses_of_the_rpn_can_be_divided_by_a_fixed_number():
         losses.append(model(**batch_of(model, 3, 2), mode='loss'))
     for name, value in losses[0].items():  # 64 anchors were sampled in each of two images
         assert losses[1][name].item() == pytest.approx(value.item() * 128 / 512, rel=1e-5)
+
+
+@pytest.mark.parametrize('counts', [(2, 0), (0, 0)], ids=['objects', 'no objects'])
+@pytest.mark.parametrize('kind', ['mask', 'htc'])
+def test_levels_without_rois_start_no_kernel(kind, counts, monkeypatch):
+    """RoIAlign without RoIs is refused as CUDA does: it happens on every level that no proposal, or
+    no object, belongs to. Every parameter gets a gradient all the same."""
+    real, seen = ops.roi_align_cpu, []
+
+    def strict(feature, rois, *args):
+        assert len(rois), 'invalid configuration argument'
+        seen.append(len(rois))
+        return real(feature, rois, *args)
+
+    monkeypatch.setattr(ops, 'roi_align_cpu', strict)
+    config = small_config() if kind == 'mask' else cascade_config(htc=True, semantic=True)
+    model = build(config)
+    model.train()
+    total, _ = model.parse_losses(model(**batch_of(model, *counts), mode='loss'))
+    total.backward()
+    assert all(p.grad is not None for p in model.parameters()) and seen
+    model.eval()
+    model(**batch_of(model, *counts, training=False), mode='predict')

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmdet_r2 import ops
 from mmdet_r2.ops import roi_align
 
 mmcv_ops = pytest.importorskip('mmcv.ops')
@@ -67,6 +68,19 @@ def test_no_roi_is_an_empty_result_with_a_zero_gradient():
     assert pooled.shape == (0, 3, 7, 7)
     pooled.sum().backward()
     assert feature.grad is not None and feature.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize('average', [1, 2])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_no_kernel_is_started_without_rois(monkeypatch, dtype, average):
+    """CUDA refuses to: here no kernel is there to be started."""
+    monkeypatch.setattr(ops, 'roi_align_cpu', None)
+    monkeypatch.setattr(ops, 'backend', None)
+    feature = torch.randn(2, 3, 8, 8, dtype=dtype, requires_grad=True)
+    pooled = roi_align(feature, torch.zeros(0, 5), (14, 14), 0.25, average=average)
+    assert pooled.shape == (0, 3, 14 // average, 14 // average) and pooled.dtype == dtype
+    pooled.sum().backward()
+    assert feature.grad.shape == feature.shape and not feature.grad.any()
 
 
 @pytest.mark.parametrize('sampling_ratio', [0, 2])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..files import write_text
 from ..registry import HOOKS
-from .state import RngState, get_rng_state, pending_gradients, set_rng_state, untouched_rng
+from .state import RngState, get_rng_state, set_rng_state, untouched_rng
 
 SUGGESTIONS = {
     'weights': 'The weights themselves are not finite: start again from an earlier checkpoint, '
@@ -173,9 +173,8 @@ class InvalidLossHook(Hook):
         if scaler is not None and scaler.is_enabled():
             report['loss_scale'] = scaler.get_scale()
         rerun: dict[str, float] | None = None
-        gradients = pending_gradients(model)
         try:
-            with untouched_rng():
+            with untouched_rng():  # and without gradients: those of accumulated batches stay
                 rerun, module = self._losses(model, self._batch)
                 report['losses_in_float32'] = rerun
                 report['first_broken_module'] = module
@@ -186,8 +185,6 @@ class InvalidLossHook(Hook):
                         image['suspect'] = not _finite(losses)
         except Exception as error:  # the report must be written whatever the model does
             report['rerun_error'] = f'{type(error).__name__}: {error}'
-        for parameter_name, parameter in model.named_parameters():
-            parameter.grad = gradients.get(parameter_name)
         bad_data = [image for image in images if image['bad_boxes'] or image['bad_pixels']]
         if broken is not None:
             cause = 'weights'

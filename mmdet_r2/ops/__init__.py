@@ -146,7 +146,8 @@ def roi_align(
     feature's dtype.
 
     Args:
-        rois: rows of image index, x1, y1, x2, y2 in input pixels.
+        rois: rows of image index, x1, y1, x2, y2 in input pixels; without any the result is empty,
+            and still a part of the feature's graph.
         spatial_scale: feature cells per input pixel.
         sampling_ratio: samples per bin and axis; 0 takes ceil(roi size / output size).
         aligned: shift by half a cell (the correct grid); False is the legacy grid, on which RoIs
@@ -157,6 +158,11 @@ def roi_align(
             input pixel later, and may be smaller than a cell.
     """
     dtype = feature.dtype
+    if not len(rois):
+        # CUDA kernels refuse to start for nothing. Empty, but of the feature's graph: a level
+        # without RoIs gives its parameters a (zero) gradient, which DDP waits for.
+        height, width = (side // average for side in output_size)
+        return feature[:0, :, :1, :1].expand(-1, -1, height, width)
     if feature.device.type == 'cpu' or dtype == torch.bfloat16:
         feature = feature.float()  # neither mmcv nor torchvision has a bfloat16 kernel
     rois = rois.to(feature)

@@ -27,15 +27,13 @@ def roi_align_cpu(
     aligned: bool,
     average: int = 1,
 ) -> Tensor:
-    """RoIAlign: (B, C, H, W) float32, (R, 5) -> (R, C, S_y, S_x) float32, channels last.
+    """RoIAlign: (B, C, H, W) float32, (R, 5) -> (R, C, S_y, S_x) float32, channels last; R > 0.
 
     The mean of ``average`` x ``average`` cells is one cell of that many times the samples per axis,
     so it costs no more than the cells themselves.
     """
     num_rois, channels = rois.shape[0], feature.shape[1]
     output_size = (output_size[0] // average, output_size[1] // average)
-    if num_rois == 0:
-        return feature.new_zeros(0, channels, *output_size) + feature.flatten()[:0].sum()
     with torch.no_grad():
         matrix = _matrix(
             feature, rois.float(), output_size, spatial_scale, sampling_ratio, aligned, average

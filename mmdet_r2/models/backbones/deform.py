@@ -32,11 +32,22 @@ def _cast(x: Tensor, *others: Tensor | None) -> list:
     return [None if tensor is None else tensor.to(dtype) for tensor in (x, *others)]
 
 
+def _of_nothing(
+    x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple
+) -> Tensor:
+    """(0, O, Y, X) of no images, which mmcv's kernels refuse; every input has its part in it."""
+    stride, padding, dilation, groups, _ = sizes
+    x, weight, bias = (None if t is None else t.float() for t in (x, weight, bias))
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups) + offset.float().sum()
+
+
 # Wrapped: a traced graph of the backbone holds these calls, not what is inside. For the same reason
 # sizes are passed as plain numbers: (stride, padding, dilation, groups, deform_groups).
 @torch.fx.wrap
 def _deform(x: Tensor, offset: Tensor, weight: Tensor, sizes: tuple, im2col_step: int) -> Tensor:
     dtype = offset.dtype  # under autocast that of the convolution, not of x
+    if not len(x):
+        return _of_nothing(x, offset, weight, None, sizes).to(dtype)
     offset, x, weight = _cast(offset, x, weight)
     if _is_ours(x):
         return deform_conv_cpu(x, offset, None, weight, None, *sizes).to(dtype)
@@ -60,6 +71,8 @@ def _modulated_deform(
     x: Tensor, out: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple
 ) -> Tensor:
     dtype = out.dtype
+    if not len(x):
+        return _of_nothing(x, out, weight, bias, sizes).to(dtype)
     out, x, weight, bias = _cast(out, x, weight, bias)
     # (B, 3*G*9, H, W): y and x offsets interleaved in the first two thirds, then the mask
     cut = out.shape[1] // 3 * 2
