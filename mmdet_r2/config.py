@@ -179,7 +179,7 @@ def to_our_scope(config: Config) -> None:
     scope = config.get('default_scope')
     if scope not in (None, SCOPE, *_FOREIGN_SCOPES):
         raise ConfigError(
-            f"default_scope: '{scope}' is another project's; components here are '{SCOPE}'."
+            f"default_scope: {scope!r} is another project's; components here are '{SCOPE}'."
         )
     _strip_scope(config._cfg_dict)
     config.default_scope = SCOPE
@@ -204,8 +204,12 @@ def _import_custom_modules(config: Config) -> None:
     wanted = config.get('custom_imports')
     if not wanted:
         return
-    imports = wanted.get('imports', [])
-    imports = [imports] if isinstance(imports, str) else list(imports)
+    imports = wanted.get('imports', []) if isinstance(wanted, dict) else None
+    imports = [imports] if isinstance(imports, str) else imports
+    if not isinstance(imports, (list, tuple)) or not all(isinstance(one, str) for one in imports):
+        raise ConfigError(
+            f'custom_imports is {wanted!r}, expected dict(imports=[...]) with names of modules'
+        )
     ours = [name for name in imports if name.split('.')[0] != 'mmdet']
     if len(ours) < len(imports):
         left_out = ', '.join(sorted(set(imports) - set(ours)))

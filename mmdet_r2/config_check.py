@@ -11,7 +11,7 @@ import difflib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,13 @@ from .config_keys import (
     HINTS,
     KEY_ROLES,
     KEY_ROLES_WITHIN,
+    KEY_SHAPES,
     OF_WORKERS,
     OPEN,
     OPS,
     PASSED_ON,
     PLAIN,
+    PLAIN_VALUES,
     REQUIRED,
     REQUIRED_WITH,
     ROLES,
@@ -42,9 +44,12 @@ from .config_keys import (
     TOP_KEYS,
     TOP_PLAIN,
     TOP_ROLES,
+    TOP_SHAPES,
+    TOP_VALUES,
     UNUSED,
     VARIABLES,
 )
+from .config_values import annotations_of, fits, readable
 from .errors import ConfigError
 
 #: What ``PackDetInputs`` has to keep of a view for test-time augmentation to merge it.
@@ -56,6 +61,13 @@ _MISSPELT_RATIO = 0.85
 # Parameters by which a norm is told how many channels there are.
 _NORM_SIZES = {'num_features', 'num_channels', 'normalized_shape'}
 _KNOWN_PACKAGES = ('mmdet_r2', 'mmengine', 'mmcv', 'torch')
+#: Values that are neither a component's dictionary nor an object.
+_NO_COMPONENT = (str, bytes, int, float, list, tuple, type(None))
+_SHAPES = {
+    'component': 'a dictionary',
+    'components': 'a list of dictionaries',
+    'either': 'a dictionary or a list of them',
+}
 
 
 def check_config(config: Config, overrides: dict[str, Any] | None = None) -> None:
@@ -98,6 +110,12 @@ class _Checker:
 
     def run(self) -> None:
         for key, value in self.config._cfg_dict.items():
+            if not self.shaped(value, (key,), TOP_SHAPES.get(key, 'any')):
+                continue
+            if value is not None and not fits(value, TOP_VALUES.get(key, Any)):
+                self.problems.append(
+                    f'{key} is {value!r}, expected {readable(TOP_VALUES[key])}{self.place((key,))}'
+                )
             if key in TOP_ROLES:
                 if value is not None:
                     self.visit(value, (key,), TOP_ROLES[key])
@@ -105,6 +123,34 @@ class _Checker:
                 self.plain(value, (key,), 'plain')
             # anything else is a variable or a mistake: see top_level
         self.top_level()
+
+    def shaped(self, value: Any, path: tuple[str, ...], shape: str) -> bool:
+        """Whether ``value`` can be a component, or components; if not, note what cannot."""
+        if shape == 'any' or value is None:
+            return True
+        lists = isinstance(value, (list, tuple))
+        if isinstance(value, dict):
+            fine = shape != 'components'
+        elif lists:
+            fine = shape != 'component'
+        else:
+            fine = not isinstance(value, _NO_COMPONENT)  # an object
+        if not fine:
+            expected = _SHAPES[shape]
+            self.problems.append(
+                f'{".".join(path)} is {value!r}, expected {expected}{self.place(path)}'
+            )
+            return False
+        items: Iterable[tuple[Any, Any]] = enumerate(value) if lists else ()
+        if path == ('default_hooks',):
+            items = [(key, hook) for key, hook in value.items() if hook is not None]
+        wrong = [(i, item) for i, item in items if isinstance(item, _NO_COMPONENT)]
+        for i, item in wrong:
+            where = (*path, str(i))
+            self.problems.append(
+                f'{".".join(where)} is {item!r}, expected a dictionary with type{self.place(where)}'
+            )
+        return not wrong
 
     # ---- components
 
@@ -144,10 +190,9 @@ class _Checker:
                     self.problems.append(f'{".".join(where)}: {problem}{self.place(where)}')
         if role == 'optim_wrapper' and node.get('constructor') is not None:
             self.find(node['constructor'], path, 'constructor', 'constructor')
-        ours = role == 'model' and _is_ours(target)
-        for key, value in node.items():
-            if key != 'type' and isinstance(value, (dict, list, tuple)):
-                self.visit(value, (*path, key), _role_below(role, key), ours)
+        hints = annotations_of(target) if callable(target) else {}
+        hints = {key: hint for key, hint in hints.items() if key != 'type'}
+        self.below(node, path, role, hints, role == 'model' and _is_ours(target))
 
     def required(self, node: dict, path: tuple[str, ...], name: str, needed: Iterable[str]) -> None:
         """Note those of the keys ``needed`` that ``node`` lacks; 'a|b' is met by either."""
@@ -158,6 +203,30 @@ class _Checker:
                     f'{".".join((*path, choices[0]))}: missing; {name} needs '
                     f'{" or ".join(choices)}{self.place(path)}'
                 )
+
+    def below(
+        self,
+        node: dict,
+        path: tuple[str, ...],
+        role: str,
+        hints: Mapping[str, Any],
+        of_ours: bool = False,
+    ) -> None:
+        """Visit what stands below ``node``, and note values that are not of the type that their
+        parameter is annotated with."""
+        for key, value in node.items():
+            if key in hints and not fits(value, hints[key]):
+                where = (*path, key)
+                self.problems.append(
+                    f'{".".join(where)} is {value!r}, expected {readable(hints[key])}'
+                    f'{self.place(where)}'
+                )
+            elif (
+                key != 'type'
+                and self.shaped(value, (*path, str(key)), _shape(role, path, key))
+                and isinstance(value, (dict, list, tuple))
+            ):
+                self.visit(value, (*path, str(key)), _role_below(role, str(key)), of_ours)
 
     def extra(self, path: tuple[str, ...], role: str, kind: str) -> set[str]:
         words = ['type', *PASSED_ON.get(kind, '').split()]
@@ -217,7 +286,7 @@ class _Checker:
                 found = candidate.get(kind)
             except RuntimeError:  # a dotted name that cannot be imported
                 continue
-            if found is not None:
+            if callable(found):  # mmengine also finds modules that are called so
                 return found
         if role == 'loop' and path[0] == 'train_cfg' and kind == 'TrainLoop':
             return None
@@ -275,6 +344,7 @@ class _Checker:
             target = registry.LOOPS.get(loop)
             self.keys(node, path, loop, _accepted(target) | {'type', 'by_epoch'})
             self.required(node, path, loop, _needed(target, loop, 'loop'))
+            self.below(node, path, role, annotations_of(target))
             return
         if listed is not None:
             words = set(listed.split())
@@ -311,9 +381,7 @@ class _Checker:
                 self.required(node, path, key, more.split())
         self.required(node, path, name, needed)
         ours = role == 'model' and listed is not None
-        for key, value in node.items():
-            if isinstance(value, (dict, list, tuple)):
-                self.visit(value, (*path, str(key)), _role_below(role, str(key)), ours)
+        self.below(node, path, role, PLAIN_VALUES.get(f'{parent}.{name}', {}), ours)
 
     # ---- top level
 
@@ -452,6 +520,13 @@ def _needed(target: Any, kind: str, role: str) -> set[str]:
 
 def _role_below(role: str, key: str) -> str:
     return KEY_ROLES[key] if key in KEY_ROLES_WITHIN.get(role, ()) else role
+
+
+def _shape(role: str, path: tuple[str, ...], key: str) -> str:
+    """What may stand at ``key`` below ``path``."""
+    if f'{_name(path)}.{key}' in PLAIN:
+        return 'component'
+    return KEY_SHAPES[key] if key in KEY_ROLES_WITHIN.get(role, ()) else 'any'
 
 
 def _nearest(key: str, known: Iterable[str], cutoff: float = 0.45) -> str:

@@ -6,11 +6,16 @@ builds (:data:`TAKEN_BY_PARENT`), and keys that mmdetection's configs carry alth
 them (:data:`UNUSED`). :mod:`mmdet_r2.config_check` compares configs with these tables.
 """
 
+from typing import Any
+
 from mmengine import registry as root
 from mmengine.registry import Registry
 
 from . import registry
+from .config_values import annotations_of
 from .engine import registries
+from .models.postprocess import DetectionSelector
+from .models.rpn import ProposalSelector
 
 #: Where a ``type`` name is looked up, by the part of the config it stands in.
 ROLES: dict[str, tuple[Registry, ...]] = {
@@ -109,6 +114,31 @@ KEY_ROLES_WITHIN = {
     'model': {'init_cfg', 'override'},
     'init': {'override'},
     'metric': {'metrics'},
+}
+
+#: Types of the values of top-level keys.
+TOP_VALUES: dict[str, Any] = {
+    **dict.fromkeys(('default_scope', 'experiment_name', 'launcher', 'load_from'), str),
+    **dict.fromkeys(('runner_type', 'sync_bn', 'work_dir'), str),
+    **dict.fromkeys(('resume', 'find_unused_parameters'), bool),
+    **dict.fromkeys(('activation_checkpointing', 'efficient_conv_bn_eval'), str | list[str]),
+    'compile': bool | dict,
+    'log_level': str | int,
+}
+#: What may stand at a top-level key: 'component' (a dictionary), 'components' (a list of them),
+#: 'either'. Objects may stand everywhere.
+TOP_SHAPES = {
+    **dict.fromkeys(TOP_ROLES, 'component'),
+    **dict.fromkeys(('auto_scale_lr', 'custom_imports', 'env_cfg', 'randomness'), 'component'),
+    **dict.fromkeys(('custom_hooks', 'tta_pipeline'), 'components'),
+    **dict.fromkeys(('param_scheduler', 'test_evaluator', 'val_evaluator'), 'either'),
+}
+#: The same for the keys of :data:`KEY_ROLES`, where they change the role.
+KEY_SHAPES = {
+    **dict.fromkeys(KEY_ROLES, 'any'),
+    **dict.fromkeys(('dataset', 'sampler', 'batch_sampler', 'optimizer'), 'component'),
+    **dict.fromkeys(('datasets', 'pipeline'), 'components'),
+    'vis_backends': 'either',
 }
 
 #: A component may leave out its ``type`` here.
@@ -264,6 +294,15 @@ PLAIN: dict[str, str | None] = {
     'backend_args': 'backend path_mapping ~',
     'upsample_cfg': 'mode scale_factor align_corners',
     'plugins': 'cfg stages position',
+}
+
+#: Types of the values in some of these.
+PLAIN_VALUES: dict[str, dict[str, Any]] = {
+    'train_cfg.rpn_proposal': annotations_of(ProposalSelector),
+    'test_cfg.rpn': annotations_of(ProposalSelector),
+    'test_cfg.rcnn': annotations_of(DetectionSelector),
+    '.env_cfg': {'mp_cfg': dict, 'dist_cfg': dict, 'resource_limit': int, 'cudnn_benchmark': bool},
+    '.randomness': {'deterministic': bool, 'diff_rank_seed': bool},
 }
 
 #: Keys of mmdetection 2.x and other common mistakes -> what to write instead.

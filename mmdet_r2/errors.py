@@ -8,9 +8,26 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
+#: How torch's data loader hands on the error of a worker.
+_OF_A_WORKER = '\nOriginal Traceback (most recent call last):\n'
+
 
 class UserError(ValueError):
-    """Bad input: a tool prints the message and exits with 2."""
+    """Bad input: a tool prints the message and exits with 2.
+
+    ``str`` of it is one line whatever values it shows: control characters are escaped. One that
+    comes from a data loader's worker, with the worker's traceback before it, has its own message
+    again.
+    """
+
+    def __init__(self, message: object = '') -> None:
+        text = str(message)
+        if _OF_A_WORKER in text:  # torch makes the error anew, from its printed traceback
+            text = text.strip().splitlines()[-1].partition(': ')[2]
+        super().__init__(text)
+
+    def __str__(self) -> str:
+        return escaped(super().__str__().strip())
 
 
 class ConfigError(UserError):
@@ -25,6 +42,32 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read, or does not belong to the model; the message names the
     file.
     """
+
+
+def escaped(text: str) -> str:
+    """``text`` on one line that any terminal can show: what cannot be printed as its escape."""
+    if text.isprintable():
+        return text
+    return ''.join(
+        one if one.isprintable() else one.encode('unicode_escape').decode() for one in text
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of another library says, on one line; its type where the text alone says
+    little."""
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.strerror}: {error.filename!r}' if error.filename else error.strerror
+    text = ' '.join(str(error.args[0] if error.args else error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name and 'install' not in text:
+        text += f'; pip install {error.name.partition(".")[0]}'
+    if isinstance(error, KeyError) and ' ' not in text:
+        return f'{text!r} is missing'
+    told = isinstance(error, (AssertionError, ImportError, TypeError, UserError))
+    told |= isinstance(error, (KeyError, RuntimeError, ValueError)) and ' ' in text
+    if told and text:
+        return escaped(text)
+    return escaped(': '.join(part for part in (type(error).__name__, text) if part))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -42,6 +85,5 @@ def run_cli(main: Callable[[], object]) -> None:
     try:
         main()
     except UserError as error:
-        # A data loader's worker puts its traceback before the message; the last line is ours.
-        print(f'error: {str(error).strip().splitlines()[-1]}', file=sys.stderr)
+        print(f'error: {error}', file=sys.stderr)
         sys.exit(2)

@@ -5,10 +5,13 @@ Each is a child of mmengine's registry of the same kind, so that mmcv's and mmen
 registered. mmdetection's scope means ours: ``mmdet.ResNet`` is ``ResNet``.
 """
 
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mmengine.registry import DATA_SAMPLERS as _DATA_SAMPLERS
 from mmengine.registry import DATASETS as _DATASETS
 from mmengine.registry import EVALUATOR as _EVALUATOR
@@ -21,7 +24,10 @@ from mmengine.registry import TASK_UTILS as _TASK_UTILS
 from mmengine.registry import TRANSFORMS as _TRANSFORMS
 from mmengine.registry import VISUALIZERS as _VISUALIZERS
 from mmengine.registry import WEIGHT_INITIALIZERS as _WEIGHT_INITIALIZERS
-from mmengine.registry import DefaultScope, Registry
+from mmengine.registry import DefaultScope, Registry, build_from_cfg
+from mmengine.registry.build_functions import build_scheduler_from_cfg
+
+from .errors import ConfigError, UserError, reason_of
 
 SCOPE = 'mmdet_r2'
 #: The scope whose components ours replace, by the same names.
@@ -88,3 +94,106 @@ def init_scope() -> None:
             SCOPE if not DefaultScope.check_instance_created(SCOPE) else f'{SCOPE}-{id(object())}'
         )
         DefaultScope.get_instance(name, scope_name=SCOPE)
+
+
+def build(registry: Registry, config: Any, key: str, **defaults: Any) -> Any:
+    """The component of ``config``, which stands at the dotted ``key``; one that is built already is
+    returned as it is.
+
+    Args:
+        registry: where its ``type`` is looked up.
+        config: a dictionary with ``type``, or an object.
+        key: such as ``'model'``; what an error names, with the keys below it.
+        defaults: arguments that the config need not have.
+
+    Raises:
+        ConfigError: it, or a component inside it, cannot be built.
+    """
+    if not isinstance(config, dict):
+        if config is None or isinstance(config, (str, int, float, list, tuple)):
+            raise ConfigError(f'{key} is {config!r}, expected a dictionary with type')
+        return config
+    with built_from(key, config):
+        return registry.build(config, default_args=defaults or None)
+
+
+@contextmanager
+def built_from(key: str, config: Any = None) -> Iterator[None]:
+    """What is raised within, where components are built from ``config``, becomes a
+    :class:`ConfigError` of one line: the dotted key of the component that failed, and why.
+
+    Which one failed is read from the calls of mmengine's ``build_from_cfg`` that were under way:
+    each was given a part of the config of the one before.
+
+    Args:
+        key: where ``config`` stands; without ``config`` the whole name of what is built.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ConfigError(_explained(error, key, config)) from error
+
+
+_BUILDERS = (build_from_cfg.__code__, build_scheduler_from_cfg.__code__)
+_LIBRARIES = {'mmdet_r2', 'mmengine', 'mmcv', 'torch', *sys.stdlib_module_names}
+
+
+def _explained(error: Exception, key: str, config: Any) -> str:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    calls = [frame.f_locals for frame in frames if frame.f_code in _BUILDERS]
+    part, path, kind = config, key, ''
+    for call in calls:
+        given = call['cfg']
+        if isinstance(given, dict):
+            kind = getattr(given.get('type'), '__name__', given.get('type')) or ''
+        # in the part found so far, else anywhere: train_cfg is handed down to heads
+        for start, node in ((path, part), (key, config)):
+            places = list(_places(node, given))
+            if len(places) == 1 or (places and isinstance(given, dict) and 'type' in given):
+                below, part = places[0]
+                path = '.'.join((start, *below))
+                break
+    last = calls[-1] if calls else {'cfg': {'type': ''}}
+    if not isinstance(last['cfg'], dict):
+        return f'{path} is {last["cfg"]!r}, expected a dictionary with type'
+    if 'type' not in last['cfg'] and 'type' not in (last.get('default_args') or ()):
+        return f'{path}: type is missing'
+    text = f'{path}: {kind} cannot be built: ' if kind else f'{path}: '
+    text += reason_of(error)
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        package = str(frame.f_globals.get('__name__')).partition('.')[0]
+        file = frame.f_code.co_filename
+        if package not in _LIBRARIES and 'site-packages' not in file:
+            return f'{text} ({file}:{line})'  # the user's own code
+    return text
+
+
+def _places(
+    part: Any, wanted: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Keys from ``part`` to what ``wanted`` was made of, and that itself."""
+    if part is wanted or _made_of(part, wanted):
+        yield path, part
+        return
+    below: Any = ()
+    if isinstance(part, dict):
+        below = part.items()
+    elif isinstance(part, (list, tuple)):
+        below = enumerate(part)
+    for name, value in below:
+        if name != 'type':
+            yield from _places(value, wanted, (*path, str(name)))
+
+
+def _made_of(part: Any, wanted: Any) -> bool:
+    """Whether ``wanted`` is a copy of ``part``, as to a component perhaps with further entries."""
+    try:
+        if isinstance(part, dict) and isinstance(wanted, dict):
+            return part.get('type') == wanted.get('type') and all(
+                bool(value == wanted[key]) for key, value in part.items() if key in wanted
+            )
+        return type(part) is type(wanted) and bool(part == wanted)
+    except (ValueError, RuntimeError):  # arrays
+        return False

@@ -70,11 +70,13 @@ def test_a_mistake_is_a_line_that_names_its_key(mistake: str, tmp_path: Path) ->
     assert '\n' not in str(error.value)
 
 
-def test_a_data_set_keeps_its_own_error(tmp_path: Path) -> None:
-    """Its traceback is what its author needs."""
-    config = toy_config(tmp_path, train_dataloader__dataset__length='12')
-    with pytest.raises(TypeError):
+def test_the_line_of_a_part_of_ones_own_that_fails_is_named(tmp_path: Path) -> None:
+    config = toy_config(tmp_path, train_dataloader__dataset__length='12', train_cfg__max_epochs=1)
+    with pytest.raises(ConfigError, match=r'^train_dataloader\.dataset: .*\bstr\b'):
         build_runner(config).train()
+    config = toy_config(tmp_path, model__dropout=7)
+    with pytest.raises(ConfigError, match=r'^model: ToyDetector .*7 .*engine_toy\.py:\d+\)$'):
+        build_runner(config)
 
 
 def test_a_work_folder_that_cannot_be(tmp_path: Path) -> None:

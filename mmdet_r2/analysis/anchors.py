@@ -15,7 +15,7 @@ from ..apis.tta import datasets_of, kind_of
 from ..config import load_config
 from ..errors import ConfigError, DataError
 from ..progress import progress
-from ..registry import DATASETS, TASK_UTILS, init_scope
+from ..registry import DATASETS, TASK_UTILS, build, init_scope
 
 MAX_SHAPES = 20000
 """Boxes that the search looks at; a sample of more is drawn."""
@@ -66,7 +66,7 @@ def read_anchors(config: Config) -> Anchors:
     if settings is None:
         raise ConfigError(f'{name}: model.rpn_head.anchor_generator is missing.')
     init_scope()
-    generator = TASK_UTILS.build(dict(settings))
+    generator = build(TASK_UTILS, settings, 'model.rpn_head.anchor_generator')
     scales = settings.get('scales')
     if scales is None:
         octave, number = settings['octave_base_scale'], settings['scales_per_octave']
@@ -111,7 +111,7 @@ def box_shapes(
         part.pipeline = []
     if input_shape is not None:
         rules = [_into(input_shape[::-1])]
-    dataset = DATASETS.build(settings)
+    dataset = build(DATASETS, settings, 'train_dataloader.dataset')
     shapes = []
     for i in progress(range(len(dataset)), 'reading boxes'):
         info = dataset.get_data_info(i)

@@ -18,6 +18,7 @@ from ..evaluation.matching import IGNORED, RIGHT, Comparison, interpolate, judge
 from ..evaluation.panoptic_quality import quality
 from ..files import path_inside, plain_name, write_text
 from ..progress import progress
+from ..registry import built_from
 from ..structures import DetDataSample
 from ..visualization import DetLocalVisualizer
 from .files import make_folder
@@ -60,7 +61,8 @@ def panoptic_scores(tested: Tested) -> np.ndarray:
     chosen = [dict(e) for e in evaluators if e.get('type') == 'CocoPanopticMetric']
     if not chosen:
         raise ConfigError('panoptic quality needs a CocoPanopticMetric in test_evaluator.')
-    evaluator = Evaluator(chosen)
+    with built_from('test_evaluator', chosen):
+        evaluator = Evaluator(chosen)
     evaluator.dataset_meta = tested.metainfo
     evaluator.check_dataset(tested.dataset, 'test_evaluator')
     scores = []

@@ -17,7 +17,7 @@ from ..evaluation import load_results
 from ..evaluation.image_result import compressed_masks
 from ..evaluation.matching import Comparison, Objects, compare
 from ..ops import nms
-from ..registry import DATASETS, init_scope
+from ..registry import DATASETS, build, init_scope
 from ..structures.masks import compressed, usable_masks
 
 
@@ -73,7 +73,7 @@ def read_tested(
     for part in datasets_of(settings):
         part.pipeline = []
         part.test_mode = True
-    dataset = DATASETS.build(settings)
+    dataset = build(DATASETS, settings, 'test_dataloader.dataset')
     if len(found) != len(dataset):
         raise DataError(
             f'{results}: has the results of {len(found)} images, but the test data of {name} has '

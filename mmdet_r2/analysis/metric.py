@@ -12,6 +12,7 @@ from ..apis.test import test_config
 from ..errors import ConfigError
 from ..evaluation import Evaluator
 from ..progress import progress
+from ..registry import built_from
 from .inputs import Tested, read_tested
 
 
@@ -56,7 +57,8 @@ def evaluate_results(
             'test_evaluator.format_only=True measures nothing; use --cfg-options '
             'test_evaluator.format_only=False.'
         )
-    evaluator = Evaluator([dict(one) for one in chosen])
+    with built_from('test_evaluator', chosen):
+        evaluator = Evaluator([dict(one) for one in chosen])
     evaluator.dataset_meta = tested.metainfo
     evaluator.check_dataset(tested.dataset, 'test_evaluator')
     samples = (_sample(tested, number) for number in range(len(tested)))

@@ -15,7 +15,7 @@ from ..config import load_config
 from ..datasets.transforms import LoadImageFromFile
 from ..errors import CheckpointError, ConfigError
 from ..inference import prepare_for_inference
-from ..registry import DATASETS, MODELS, TRANSFORMS, init_scope
+from ..registry import DATASETS, MODELS, TRANSFORMS, build, init_scope
 from ..structures import DetDataSample
 from ..visualization import get_palette
 from ..zoo import classes_differ, load_checkpoint, weights_of
@@ -69,7 +69,7 @@ def init_detector(
     init_scope()
     if checkpoint is not None and cfg.model.get('backbone') is not None:
         cfg.model.backbone.init_cfg = None  # no download of weights that are replaced at once
-    model = MODELS.build(cfg.model)
+    model = build(MODELS, cfg.model, 'model')
     stored = None
     if checkpoint is None:
         print_log(
@@ -188,6 +188,9 @@ def image_pipeline(
 
 
 def _built_pipeline(configs: Sequence[dict], where: str) -> Pipeline:
+    for i, config in enumerate(configs):
+        if not isinstance(config, dict) or 'type' not in config:
+            raise ConfigError(f'{where}: {i} is {config!r}, expected a dictionary with type')
     kinds = [kind_of(config) for config in configs]
     if not kinds or not kinds[0].startswith('LoadImageFrom'):
         raise ConfigError(
@@ -205,7 +208,11 @@ def _built_pipeline(configs: Sequence[dict], where: str) -> Pipeline:
             ]
             config['transforms'] = [step for step in steps if step]
     init_scope()
-    loader, *transforms = [TRANSFORMS.build(c) for c in configs if not _reads_annotations(c)]
+    loader, *transforms = [
+        build(TRANSFORMS, c, f'{where}: {i}')
+        for i, c in enumerate(configs)
+        if not _reads_annotations(c)
+    ]
     return TestPipeline(cast(LoadImageFromFile, loader), transforms)
 
 

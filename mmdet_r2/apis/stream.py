@@ -20,7 +20,7 @@ from ..datasets.transforms import LoadImageFromFile
 from ..errors import ConfigError, DataError
 from ..models.postprocess import encoded_masks
 from ..models.tta import DetTTAModel
-from ..registry import MODELS, init_scope
+from ..registry import MODELS, build, init_scope
 from ..structures import DetDataSample
 from ..structures.masks import encode_rle
 from ..structures.panoptic import segments
@@ -211,7 +211,7 @@ def _augmented(model: nn.Module) -> DetTTAModel:
     """The detector in a wrapper that merges views; the detector itself is not changed."""
     cfg = getattr(model, 'cfg', None) or Config()
     init_scope()
-    return cast(DetTTAModel, MODELS.build({**tta_model(cfg), 'module': model}))
+    return cast(DetTTAModel, build(MODELS, tta_model(cfg), 'tta_model', module=model))
 
 
 def _prepared(

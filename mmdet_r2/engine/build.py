@@ -11,6 +11,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..config import load_config
 from ..errors import ConfigError
+from ..registry import built_from
 from ..zoo import read_checkpoint
 from .runner import Runner
 from .work_folder import disk_errors
@@ -22,6 +23,13 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     'invalid_loss': {'type': 'InvalidLossHook'},
     'unreadable_images': {'type': 'UnreadableImagesHook'},
     'progress': {'type': 'ProgressHook'},
+}
+
+#: What of a config is given together.
+_TOGETHER = {
+    'training': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    'validation': ('val_dataloader', 'val_cfg', 'val_evaluator'),
+    'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
 }
 
 _number_of_runs = itertools.count()
@@ -40,6 +48,16 @@ def build_runner(config: Config) -> Runner:
             to; or the model cannot be built.
     """
     config = load_config(config)
+    for key in ('env_cfg', 'randomness'):
+        if config.get(key, ()) is None:
+            del config[key]
+    for split, parts in _TOGETHER.items():
+        missing = [key for key in parts if config.get(key) is None]
+        if 0 < len(missing) < len(parts):
+            raise ConfigError(
+                f'{missing[0]} is missing: {", ".join(parts)} go together (None for each: no '
+                f'{split})'
+            )
     stem = Path(config.filename).stem if config.filename else 'run'
     if not config.get('work_dir'):
         config.work_dir = str(Path('work_dirs') / stem)
@@ -61,7 +79,7 @@ def build_runner(config: Config) -> Runner:
     config.default_hooks = hooks
     safe_loading()
     _check_folder(config.work_dir)
-    with disk_errors(config.work_dir):
+    with built_from('config', config), disk_errors(config.work_dir):
         return Runner.from_cfg(config)
 
 

@@ -1,30 +1,19 @@
 """Mistakes in a config that mmengine and torch would answer with a traceback."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConfigError, UserError
+from mmengine.optim import OptimWrapper
 
-
-@contextmanager
-def built_from(key: str) -> Iterator[None]:
-    """What is raised within becomes a :class:`ConfigError` of one line that begins with ``key``.
-
-    For building components of mmengine and torch: in code of the user's own, such as a data set, a
-    traceback says more.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        text = str(error.args[0] if error.args else error).strip()
-        raise ConfigError(f'{key}: {text.splitlines()[0] if text else repr(error)}') from error
+from ..errors import ConfigError
 
 
 def check_optimizer(config: Mapping[str, Any]) -> None:
-    """Raise where ``optim_wrapper.paramwise_cfg`` scales what the optimiser is not given."""
+    """Raise where there is no optimiser, or ``optim_wrapper.paramwise_cfg`` scales what it is not
+    given."""
+    several = bool(config) and all(isinstance(one, OptimWrapper) for one in config.values())
+    if config.get('optimizer') is None and 'constructor' not in config and not several:
+        raise ConfigError('optim_wrapper.optimizer: missing, expected a dictionary with type')
     optimizer, paramwise = config.get('optimizer') or {}, config.get('paramwise_cfg') or {}
     for scaled, key in (('lr_mult', 'lr'), ('decay_mult', 'weight_decay')):
         scales = [one for one in paramwise if str(one).endswith(scaled)]
@@ -79,15 +68,16 @@ def base_batch_size(options: Mapping[str, Any]) -> int:
     )
 
 
-def check_loader(config: Mapping[str, Any]) -> None:
-    """Raise unless ``train_dataloader`` has a data set, and ``batch_size`` and ``num_workers`` that
-    a loader can have."""
-    for key in ('dataset', 'batch_size'):
-        if config.get(key) is None:
-            raise ConfigError(f'train_dataloader.{key}: missing')
-    for key, least in (('batch_size', 1), ('num_workers', 0)):
-        value = config.get(key, least)
-        if not isinstance(value, int) or value < least:
-            raise ConfigError(
-                f'train_dataloader.{key} is {value!r}, expected a whole number from {least}.'
-            )
+def check_loader(config: Mapping[str, Any], key: str = 'train_dataloader') -> None:
+    """Raise unless the data loader at ``key`` has a data set, and numbers that a loader can
+    have."""
+    needed = ('dataset', 'batch_size') if key == 'train_dataloader' else ('dataset',)
+    for name in needed:
+        if config.get(name) is None:
+            raise ConfigError(f'{key}.{name}: missing')
+    for name, least in (('batch_size', 1), ('num_workers', 0), ('prefetch_factor', 1)):
+        value = config.get(name)
+        if value is None and (name == 'prefetch_factor' or name not in config):
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f'{key}.{name} is {value!r}, expected a whole number from {least}')

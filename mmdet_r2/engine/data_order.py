@@ -11,18 +11,19 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
+from mmengine.dataset import worker_init_fn as default_worker_init_fn
 from mmengine.dataset.sampler import InfiniteSampler
 from mmengine.dist import get_rank, get_world_size
 from mmengine.registry import FUNCTIONS
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..errors import ConfigError, DataError
-from ..registry import DATA_SAMPLERS, DATASETS
+from ..registry import DATA_SAMPLERS, DATASETS, build, built_from
 from .checks import check_loader
 
 Draw = tuple[int, int, int, int]  # seed, rank, epoch, position in the epoch
@@ -158,7 +159,9 @@ def nothing_to_learn(dataset: Any) -> str:
     return str(getattr(dataset, 'nothing_to_learn', ''))
 
 
-def build_train_dataloader(config: dict[str, Any], seed: int) -> DataLoader:
+def build_train_dataloader(
+    config: dict[str, Any], seed: int, key: str = 'train_dataloader'
+) -> DataLoader:
     """The training ``DataLoader`` of an mmengine-style dictionary, with a
     :class:`PositionedBatchSampler`.
 
@@ -166,57 +169,115 @@ def build_train_dataloader(config: dict[str, Any], seed: int) -> DataLoader:
         config: ``dataset``, ``sampler``, ``batch_sampler`` (optional), ``batch_size`` and keywords
             of ``DataLoader``; not changed.
         seed: of the run; the same on every rank.
+        key: where ``config`` stands, which errors name.
 
     Raises:
-        ConfigError: a part is missing, or a number impossible.
+        ConfigError: a part is missing or cannot be built, or a number impossible.
         DataError: the data has no object to be learnt.
     """
-    check_loader(config)
+    parts = _parts(config, key, seed, train=True)
+    options, batch_size = parts.options, parts.batch_size
+    drop_last = options.pop('drop_last', False)
+    inner = parts.batch_sampler
+    if inner is None:
+        inner = BatchSampler(parts.sampler, batch_size, drop_last)
+    batches = PositionedBatchSampler(inner, seed, get_rank())
+    if not len(parts.dataset) or not (batches.endless or len(batches)):
+        raise ConfigError(
+            f'{key}: its {len(parts.dataset)} images make no batch of {batch_size}'
+            f'{" with drop_last=True" if drop_last else ""}'
+        )
+    quiet = options.pop('disable_subprocess_warning', False)
+    with built_from(key):
+        return DataLoader(
+            SeededDataset(parts.dataset),
+            batch_sampler=batches,
+            worker_init_fn=parts.worker_init or partial(_start_worker, quiet=quiet),
+            # Without a generator of its own every iterator would draw from the global one.
+            generator=torch.Generator().manual_seed(seed),
+            **options,
+        )
+
+
+def build_eval_dataloader(config: dict[str, Any], seed: int, key: str) -> DataLoader:
+    """The ``DataLoader`` of a validation or test, of such a dictionary; see
+    :func:`build_train_dataloader`.
+
+    Args:
+        config: as there.
+        seed: of the run; the same on every rank.
+        key: where ``config`` stands, which errors name.
+
+    Raises:
+        ConfigError: a part is missing or cannot be built, or a number impossible.
+    """
+    parts = _parts(config, key, seed, train=False)
+    options = parts.options
+    quiet = options.pop('disable_subprocess_warning', False)
+    start = parts.worker_init
+    if start is None:
+        start = partial(
+            default_worker_init_fn,
+            num_workers=options.get('num_workers', 0),
+            rank=get_rank(),
+            seed=seed,
+            disable_subprocess_warning=quiet,
+        )
+    if parts.batch_sampler is None:
+        options.update(sampler=parts.sampler, batch_size=parts.batch_size)
+    else:
+        options.pop('drop_last', None)
+        options['batch_sampler'] = parts.batch_sampler
+    with built_from(key):
+        return DataLoader(parts.dataset, worker_init_fn=start, **options)
+
+
+class _Parts(NamedTuple):
+    dataset: Any
+    sampler: Any
+    batch_sampler: Any | None
+    batch_size: int
+    worker_init: Callable | None
+    options: dict[str, Any]  # of the ``DataLoader``
+
+
+def _parts(config: dict[str, Any], key: str, seed: int, train: bool) -> _Parts:
+    """The parts of a data loader, built."""
+    if not isinstance(config, dict):
+        raise ConfigError(f'{key} is {config!r}, expected a dictionary with dataset')
+    check_loader(config, key)
     options = dict(config)
-    batch_size, drop_last = options.pop('batch_size'), options.pop('drop_last', False)
+    batch_size = options.pop('batch_size', 1)
     options.pop('shuffle', None)  # the sampler's affair
-    dataset = _built(options.pop('dataset'), DATASETS.build)
-    if hasattr(dataset, 'full_init'):
-        dataset.full_init()
-    if reason := nothing_to_learn(dataset):
-        raise DataError(f'train_dataloader: nothing can be learnt: {reason}')
+    dataset = build(DATASETS, options.pop('dataset'), f'{key}.dataset')
+    with built_from(f'{key}.dataset'):
+        if hasattr(dataset, 'full_init'):
+            dataset.full_init()
+        len(dataset)
+    if train and (reason := nothing_to_learn(dataset)):
+        raise DataError(f'{key}: nothing can be learnt: {reason}')
     per_epoch = options.pop('num_batch_per_epoch', None)
     if per_epoch is not None:
+        if not isinstance(per_epoch, int) or per_epoch < 1:
+            raise ConfigError(
+                f'{key}.num_batch_per_epoch is {per_epoch!r}, expected a whole number from 1'
+            )
         dataset = _FirstImages(dataset, per_epoch * batch_size * get_world_size())
-    sampler = options.pop('sampler', None) or {'type': 'DefaultSampler', 'shuffle': True}
-    sampler = _built(
-        sampler, partial(DATA_SAMPLERS.build, default_args={'dataset': dataset, 'seed': seed})
-    )
-    inner = options.pop('batch_sampler', None)
-    if inner is None:
-        inner = BatchSampler(sampler, batch_size, drop_last)
-    else:
+    sampler = options.pop('sampler', None) or {'type': 'DefaultSampler', 'shuffle': train}
+    sampler = build(DATA_SAMPLERS, sampler, f'{key}.sampler', dataset=dataset, seed=seed)
+    batches = options.pop('batch_sampler', None)
+    if batches is not None:
         defaults = {'sampler': sampler, 'batch_size': batch_size}
-        if drop_last:  # not every batch sampler knows the word
+        if options.get('drop_last'):  # not every batch sampler knows the word
             defaults['drop_last'] = True
-        inner = _built(inner, partial(DATA_SAMPLERS.build, default_args=defaults))
-    batches = PositionedBatchSampler(inner, seed, get_rank())
-    if not len(dataset) or not (batches.endless or len(batches)):
-        raise ConfigError(
-            f'train_dataloader: its {len(dataset)} images make no batch of {batch_size}'
-            f'{" with drop_last=True" if drop_last else ""}.'
-        )
-    workers = options.get('num_workers', 0)
-    if workers == 0:
-        for key in ('persistent_workers', 'prefetch_factor', 'timeout'):
-            options.pop(key, None)  # DataLoader refuses them without workers
-    collate = _function(options.pop('collate_fn', None), pseudo_collate)
-    quiet = options.pop('disable_subprocess_warning', False)
-    start = _function(options.pop('worker_init_fn', None), partial(_start_worker, quiet=quiet))
-    return DataLoader(
-        SeededDataset(dataset),
-        batch_sampler=batches,
-        collate_fn=collate,
-        worker_init_fn=start,
-        # Without a generator of its own every iterator would draw from the global one.
-        generator=torch.Generator().manual_seed(seed),
-        **options,
-    )
+        batches = build(DATA_SAMPLERS, batches, f'{key}.batch_sampler', **defaults)
+    if options.get('num_workers', 0) == 0:
+        for name in ('persistent_workers', 'prefetch_factor', 'timeout'):
+            options.pop(name, None)  # DataLoader refuses them without workers
+    collate = options.pop('collate_fn', None)
+    options['collate_fn'] = _function(collate, f'{key}.collate_fn') or pseudo_collate
+    start = _function(options.pop('worker_init_fn', None), f'{key}.worker_init_fn')
+    return _Parts(dataset, sampler, batches, batch_size, start, options)
 
 
 def _start_worker(worker: int, quiet: bool) -> None:
@@ -227,18 +288,17 @@ def _start_worker(worker: int, quiet: bool) -> None:
         warnings.simplefilter('ignore')
 
 
-def _built(part: Any, build: Callable[[Any], Any]) -> Any:
-    return build(part) if isinstance(part, dict) else part
-
-
-def _function(config: Any, default: Callable) -> Callable:
-    if config is None:
-        return default
-    if callable(config):
+def _function(config: Any, key: str) -> Callable | None:
+    if config is None or callable(config):
         return config
+    if not isinstance(config, dict) or 'type' not in config:
+        raise ConfigError(f'{key} is {config!r}, expected a function or a dictionary with type')
     options = dict(config)
     kind = options.pop('type')
-    return partial(FUNCTIONS.get(kind) if isinstance(kind, str) else kind, **options)
+    function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
+    if not callable(function):
+        raise ConfigError(f'{key}.type is {kind!r}, which is not registered as a function')
+    return partial(function, **options)
 
 
 def endless_batches(loader: DataLoader, position: int) -> Iterator[Any]:

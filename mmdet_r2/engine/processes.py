@@ -3,8 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -59,18 +58,6 @@ def from_first_rank(find: Callable[..., Any], *args: Any) -> Any:
     if error is not None:
         raise error
     return value
-
-
-@contextmanager
-def errors_of_workers() -> Iterator[None]:
-    """Give a user's error the one line back that it had before it crossed from a worker process."""
-    try:
-        yield
-    except UserError as error:
-        text = str(error).strip()
-        if 'Original Traceback' not in text:
-            raise
-        raise type(error)(text.splitlines()[-1].partition(': ')[2]) from error
 
 
 def shut_down() -> None:

@@ -4,14 +4,15 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mmengine
 import torch
 from mmengine.dist import all_reduce, is_distributed, is_main_process
+from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -25,13 +26,13 @@ from torch.utils.data import DataLoader
 from .. import __version__
 from ..errors import CheckpointError, ConfigError
 from ..files import write_text
-from ..registry import LOOPS, RUNNERS
+from ..registry import LOOPS, MODELS, RUNNERS, build, built_from
 from ..zoo import load_checkpoint as zoo_load_checkpoint
 from ..zoo import read_checkpoint
 from .checkpoint import CheckpointHook, latest_checkpoint, write_atomically
-from .checks import base_batch_size, built_from, check_loader, check_milestones, check_optimizer
-from .data_order import build_train_dataloader
-from .processes import COLLECTIVE_TIMEOUT, errors_of_workers, from_first_rank, init_cpu_group
+from .checks import base_batch_size, check_loader, check_milestones, check_optimizer
+from .data_order import build_eval_dataloader, build_train_dataloader
+from .processes import COLLECTIVE_TIMEOUT, from_first_rank, init_cpu_group
 from .resume import (
     Differences,
     check_classes,
@@ -55,6 +56,8 @@ from .state import (
 )
 from .work_folder import disk_errors, held, new_log_folder, set_aside
 
+_T = TypeVar('_T')
+
 
 @RUNNERS.register_module()
 class Runner(_Runner):
@@ -75,10 +78,13 @@ class Runner(_Runner):
             dist_cfg['backend'] = 'gloo'
             if self.distributed and not is_distributed():
                 # mmengine's set-up selects a GPU first
-                init_cpu_group(self.launcher, dist_cfg['timeout'])
-        super().setup_env({**env_cfg, 'dist_cfg': dist_cfg})
+                with built_from(f'--launcher {self.launcher}'):
+                    init_cpu_group(self.launcher, dist_cfg['timeout'])
+        with built_from('env_cfg'):
+            super().setup_env({**env_cfg, 'dist_cfg': dist_cfg})
         self._timestamp = from_first_rank(new_log_folder, self.work_dir, self._timestamp)
         self.channels_last = env_cfg.get('channels_last')
+        self._running = False
         self._replay: RngState | None = None
         self._as_of: RngState | None = None
         self._resumed: dict[str, Any] | None = None
@@ -89,19 +95,61 @@ class Runner(_Runner):
         #: File of the checkpoint that the run continues from.
         self.resumed_from: str | None = None
 
+    def set_randomness(
+        self, seed: int | None = None, diff_rank_seed: bool = False, deterministic: bool = False
+    ) -> None:
+        """mmengine's, with errors that name the key."""
+        if (
+            not isinstance(seed, int | None)
+            or isinstance(seed, bool)
+            or not 0 <= (seed or 0) < 2**32
+        ):
+            raise ConfigError(
+                f'randomness.seed is {seed!r}, expected a whole number from 0 to 4294967295, or '
+                'None'
+            )
+        with built_from('randomness'):
+            super().set_randomness(seed, diff_rank_seed, deterministic)
+
     def build_logger(
         self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any
     ) -> MMLogger:
         """mmengine's logger, whose listings go to the file only, and which does not lose a line
         where the disk is full."""
-        if isinstance(log_level, str) and not isinstance(logging.getLevelName(log_level), int):
-            raise ConfigError(
-                f'log_level is {log_level!r}, expected DEBUG, INFO, WARNING or ERROR.'
-            )
+        named = isinstance(log_level, str) and isinstance(logging.getLevelName(log_level), int)
+        if not named and not isinstance(log_level, int):
+            raise ConfigError(f'log_level is {log_level!r}, expected DEBUG, INFO, WARNING or ERROR')
         logger = super().build_logger(log_level, log_file, **kwargs)
         keep_listings_off(logger)
         stop_on_full_disk(logger)
         return logger
+
+    def build_log_processor(self, log_processor: Any) -> Any:
+        """mmengine's, with errors that name the key."""
+        with built_from('log_processor', log_processor):
+            made = super().build_log_processor(log_processor)
+        window = getattr(made, 'window_size', 1)
+        if not isinstance(window, int) or window < 1:
+            raise ConfigError(
+                f'log_processor.window_size is {window!r}, expected a whole number from 1'
+            )
+        return made
+
+    def build_visualizer(self, visualizer: Any = None) -> Any:
+        """mmengine's, with errors that name the key; backends are connected now rather than at
+        their first use."""
+        with built_from('visualizer', visualizer):
+            made = super().build_visualizer(visualizer)
+        if is_main_process():
+            for i, backend in enumerate(made._vis_backends.values()):
+                name = type(backend).__name__
+                with built_from(f'visualizer.vis_backends.{i}: {name} cannot be used'):
+                    backend.experiment  # noqa: B018
+        return made
+
+    def build_model(self, model: Any) -> nn.Module:
+        """mmengine's, with errors that name the key."""
+        return build(MODELS, model, 'model')
 
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
         super()._log_env(env_cfg)
@@ -143,7 +191,7 @@ class Runner(_Runner):
                 "(norm_cfg type 'NaiveSyncBN' shares them)."
             )
             model = revert_sync_batchnorm(model)
-        return MODEL_WRAPPERS.build(options, default_args={'module': model})
+        return build(MODEL_WRAPPERS, options, 'model_wrapper_cfg', module=model)
 
     def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """The training loop; ``by_epoch`` picks one where no ``type`` is given."""
@@ -156,16 +204,39 @@ class Runner(_Runner):
         loop.setdefault('type', 'EpochBasedTrainLoop')
         if not isinstance(self._train_dataloader, DataLoader):
             self._train_dataloader = build_train_dataloader(self._train_dataloader, self._run_seed)
-        with built_from('train_cfg'):
-            return LOOPS.build(
-                loop, default_args={'runner': self, 'dataloader': self._train_dataloader}
-            )
+        return build(LOOPS, loop, 'train_cfg', runner=self, dataloader=self._train_dataloader)
+
+    def build_val_loop(self, loop: Any) -> BaseLoop:
+        """mmengine's, with errors that name the key."""
+        return self._evaluation_loop('val', loop, super().build_val_loop)
+
+    def build_test_loop(self, loop: Any) -> BaseLoop:
+        """mmengine's, with errors that name the key."""
+        return self._evaluation_loop('test', loop, super().build_test_loop)
+
+    def _evaluation_loop(
+        self, split: str, loop: Any, build_loop: Callable[[Any], BaseLoop]
+    ) -> BaseLoop:
+        if isinstance(loop, BaseLoop):
+            return loop
+        loader = getattr(self, f'_{split}_dataloader')
+        if not isinstance(loader, DataLoader):
+            loader = build_eval_dataloader(loader, self._run_seed, f'{split}_dataloader')
+            setattr(self, f'_{split}_dataloader', loader)
+        evaluator = getattr(self, f'_{split}_evaluator')
+        if not isinstance(evaluator, Evaluator):
+            evaluator = list(evaluator) if isinstance(evaluator, tuple) else evaluator
+            with built_from(f'{split}_evaluator', evaluator):
+                setattr(self, f'_{split}_evaluator', self.build_evaluator(evaluator))
+        with built_from(f'{split}_cfg', loop):
+            loop = build_loop(loop)
+        return _checked(loop, f'{split}_evaluator')
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """mmengine's, with errors that name the key."""
         if isinstance(optim_wrapper, dict):
             check_optimizer(optim_wrapper)
-        with built_from('optim_wrapper'):
+        with built_from('optim_wrapper', optim_wrapper):
             return super().build_optim_wrapper(optim_wrapper)
 
     def build_evaluator(self, evaluator: Any) -> Any:
@@ -177,19 +248,11 @@ class Runner(_Runner):
             evaluator = dict(metrics=evaluator)
         return super().build_evaluator(evaluator)
 
-    def build_val_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
-        """mmengine's, after a comparison of metrics and data."""
-        return _checked(super().build_val_loop(loop), 'val_evaluator')
-
-    def build_test_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
-        """mmengine's, after a comparison of metrics and data."""
-        return _checked(super().build_test_loop(loop), 'test_evaluator')
-
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """mmengine's, with errors that name the key, and a warning of what has no effect."""
         for warning in check_milestones(scheduler):
             self.logger.warning(warning)
-        with built_from('param_scheduler'):
+        with built_from('param_scheduler', scheduler):
             return super().build_param_scheduler(scheduler)
 
     @functools.cached_property
@@ -252,8 +315,14 @@ class Runner(_Runner):
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
         """mmengine's, with errors that name the key."""
-        with built_from('default_hooks'):
+        with built_from('default_hooks', hooks):
             super().register_default_hooks(hooks)
+
+    def register_custom_hooks(self, hooks: list[Any]) -> None:
+        """mmengine's, with errors that name the key."""
+        for i, hook in enumerate(hooks):
+            with built_from(f'custom_hooks.{i}', hook):
+                self.register_hook(hook)
 
     def _stretch_schedule(self, default_hooks: dict[str, Any] | None) -> dict[str, Any] | None:
         """Where ``auto_scale_lr.schedule`` asks for it, as many images as with the batch that the
@@ -386,26 +455,57 @@ class Runner(_Runner):
         model."""
         if self._asked_to_resume is None:
             self._asked_to_resume, self._begins = self._resume, True
-        with disk_errors(self.work_dir), self._own_folders(), errors_of_workers():
+        with disk_errors(self.work_dir), self._own_folders():
             if self._resume:
                 self._find_checkpoint()
-            return super().train()
+            self._check_parts()
+            return self._set_up_and_run(super().train)
 
     def val(self) -> dict[str, Any]:
         """Metrics on the validation data."""
         self._write_first_config()
-        with disk_errors(self.work_dir), errors_of_workers():
-            return super().val()
+        return self._set_up_and_run(super().val)
 
     def test(self) -> dict[str, Any]:
         """Metrics on the test data."""
         self._write_first_config()
-        with disk_errors(self.work_dir), errors_of_workers():
-            return super().test()
+        return self._set_up_and_run(super().test)
+
+    def _check_parts(self) -> None:
+        """Raise for names of parts that the model has not."""
+        modules = dict(_unwrapped(self.model).named_modules())
+        for key in ('activation_checkpointing', 'efficient_conv_bn_eval'):
+            names = self.cfg.get(key) or []
+            for name in [names] if isinstance(names, str) else names:
+                if name not in modules:
+                    raise ConfigError(f'{key}: the model has no part {name!r}')
+
+    def _set_up_and_run(self, run: Callable[[], _T]) -> _T:
+        """What fails before the loop starts is the config's fault; a failure of the loop keeps its
+        traceback."""
+        self._running = False
+        try:
+            with disk_errors(self.work_dir):
+                return run()
+        except Exception:
+            if self._running:
+                raise
+            with built_from('config', self.cfg):
+                raise
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """mmengine's; notes when setting up ends."""
+        self._running |= fn_name in ('before_train', 'before_val', 'before_test')
+        super().call_hook(fn_name, **kwargs)
+
+    def _maybe_compile(self, target: str) -> None:
+        with built_from('compile'):
+            super()._maybe_compile(target)
 
     def _init_model_weights(self) -> None:
         if self._resumed is None:  # else all are about to be replaced: fetch no pretrained ones
-            super()._init_model_weights()
+            with built_from('model', self.cfg.model):
+                super()._init_model_weights()
 
     def _find_checkpoint(self) -> None:
         """Read the checkpoint to resume from before anything is built: the data order needs its

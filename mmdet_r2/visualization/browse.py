@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData
 from mmdet_r2.datasets.transforms import LoadAnnotations, LoadImageFromFile
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.files import path_inside, plain_name, write_image
-from mmdet_r2.registry import DATASETS, init_scope
+from mmdet_r2.registry import DATASETS, build, init_scope
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.masks import PolygonMasks
 
@@ -58,7 +58,7 @@ def browse(
     if not loader or loader.get('dataset') is None:
         raise ConfigError(f'the config has no {split}_dataloader with a dataset')
     init_scope()
-    dataset = DATASETS.build(loader['dataset'])
+    dataset = build(DATASETS, loader['dataset'], f'{split}_dataloader.dataset')
     indices = list(range(len(dataset)))
     if number is not None and number < len(indices):
         indices = random.Random(seed).sample(indices, number)

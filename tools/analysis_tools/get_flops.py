@@ -10,7 +10,7 @@ from mmengine.config import DictAction
 from mmdet_r2.analysis.flops import count
 from mmdet_r2.config import load_config
 from mmdet_r2.errors import ConfigError, run_cli
-from mmdet_r2.registry import MODELS, init_scope
+from mmdet_r2.registry import MODELS, build, init_scope
 
 EPILOG = """\
 Convolutions and matrix products are counted; the RoI head for as many proposals and masks as the
@@ -55,7 +55,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options)
     init_scope()
     cfg.model.backbone.init_cfg = None
-    costs = count(MODELS.build(cfg.model), shape)
+    costs = count(build(MODELS, cfg.model, 'model'), shape)
     print(f'{"":22} {"parameters":>12} {"multiply-adds":>14}  ({shape[0]}x{shape[1]})')
     for cost in costs:
         if cost.whole or not args.brief:

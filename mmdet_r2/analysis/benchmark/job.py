@@ -18,7 +18,7 @@ from torch import nn
 
 from mmdet_r2.config import load_config
 from mmdet_r2.errors import ConfigError, DataError
-from mmdet_r2.registry import MODELS, init_scope
+from mmdet_r2.registry import MODELS, build, init_scope
 from mmdet_r2.structures.boxes import boxes_to_rois
 from mmdet_r2.zoo import load_checkpoint
 
@@ -146,7 +146,7 @@ def _weights(cfg: Any, work: Work) -> dict[str, Any]:
     """
     init_scope()
     torch.manual_seed(0)
-    model = MODELS.build(ConfigDict(_model_config(cfg)))
+    model = build(MODELS, ConfigDict(_model_config(cfg)), 'model')
     if work.checkpoint:
         load_checkpoint(model, work.checkpoint)
         return model.state_dict()

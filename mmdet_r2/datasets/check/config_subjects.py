@@ -9,7 +9,7 @@ from mmdet_r2.datasets.check.subject import Subject
 from mmdet_r2.datasets.coco import CocoDataset
 from mmdet_r2.datasets.coco_panoptic import CocoPanopticDataset
 from mmdet_r2.errors import ConfigError
-from mmdet_r2.registry import DATASETS, init_scope
+from mmdet_r2.registry import DATASETS, build, init_scope
 
 _ROLES = ('train', 'val', 'test')
 
@@ -33,7 +33,8 @@ def config_subjects(config: Mapping) -> tuple[list[Subject], list[str]]:
         loader = config.get(f'{role}_dataloader')
         for settings in _plain_datasets((loader or {}).get('dataset')):
             kept = {k: v for k, v in settings.items() if k not in ('filter_cfg', 'indices')}
-            dataset = DATASETS.build({**kept, 'pipeline': [], 'lazy_init': True, 'test_mode': True})
+            options = {**kept, 'pipeline': [], 'lazy_init': True, 'test_mode': True}
+            dataset = build(DATASETS, options, f'{role}_dataloader.dataset')
             name = getattr(dataset, 'ann_file', '') or type(dataset).__name__
             if isinstance(dataset, CocoPanopticDataset):
                 remarks.append(

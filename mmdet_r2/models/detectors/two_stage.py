@@ -74,6 +74,8 @@ class TwoStageDetector(BaseModel):
         if roi_head is not None:
             configs = dict(train_cfg=train_cfg.get('rcnn'), test_cfg=test_cfg.get('rcnn'))
             self.roi_head = MODELS.build({**roi_head, **configs})
+        heads = {'rpn': rpn_head, 'rcnn': roi_head}
+        self._untrained = [key for key in heads if heads[key] and not train_cfg.get(key)]
         proposals = train_cfg.get('rpn_proposal', test_cfg.get('rpn'))
         self._train_selector = ProposalSelector(**proposals) if proposals is not None else None
         check_offsets(self.rpn_head, self._train_selector, self.roi_head)
@@ -116,6 +118,8 @@ class TwoStageDetector(BaseModel):
 
     def loss(self, inputs: Tensor, data_samples: list[DetDataSample]) -> dict[str, Tensor]:
         """Training losses of the batch, by mmdetection's names."""
+        if self._untrained:
+            raise ConfigError(f'model.train_cfg.{self._untrained[0]} is not set, needed to train')
         targets = Targets.from_samples(data_samples)
         return self._losses(self.extract_feat(inputs), targets, data_samples)
 

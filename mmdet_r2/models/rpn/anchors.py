@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,10 @@ class AnchorGenerator:
             scales = [
                 octave_base_scale * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)
             ]
+        for name, values in (('ratios', ratios), ('scales', scales), ('strides', strides)):
+            sides = [side for value in values for side in np.ravel(value)]
+            if not sides or min(sides) <= 0:
+                raise ConfigError(f'anchor_generator.{name} is {values!r}, expected sizes above 0')
         self.strides = [(s, s) if isinstance(s, int) else tuple(s) for s in strides]
         self.base_sizes = (
             list(base_sizes) if base_sizes is not None else [min(s) for s in self.strides]
