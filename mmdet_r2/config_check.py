@@ -525,7 +525,7 @@ def _role_below(role: str, key: str) -> str:
 def _shape(role: str, path: tuple[str, ...], key: str) -> str:
     """What may stand at ``key`` below ``path``."""
     if f'{_name(path)}.{key}' in PLAIN:
-        return 'component'
+        return 'either'  # of cascades one for each stage
     return KEY_SHAPES[key] if key in KEY_ROLES_WITHIN.get(role, ()) else 'any'
 
 

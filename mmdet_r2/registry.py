@@ -160,6 +160,8 @@ def _explained(error: Exception, key: str, config: Any) -> str:
         return f'{path} is {last["cfg"]!r}, expected a dictionary with type'
     if 'type' not in last['cfg'] and 'type' not in (last.get('default_args') or ()):
         return f'{path}: type is missing'
+    if 'obj_cls' in last and last['obj_cls'] is None:
+        return f'{path}.type: {kind!r} is not registered as {last["registry"].name}'
     text = f'{path}: {kind} cannot be built: ' if kind else f'{path}: '
     text += reason_of(error)
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
