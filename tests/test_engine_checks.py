@@ -64,10 +64,10 @@ MISTAKES = {
         r'^default_hooks\.logger: .*interval',
     ),
     'no hooks but a name': (dict(custom_hooks=['EMAHook']), r"^custom_hooks\.0 is 'EMAHook'"),
-    'a hook of no type': (dict(custom_hooks=[dict(momentum=0.1)]), r'^custom_hooks\.0: type'),
+    'a hook of no type': (dict(custom_hooks=[dict(momentum=0.1)]), r'^custom_hooks\.0.*type'),
     'a hook without what it needs': (
         dict(custom_hooks=[dict(type='EarlyStoppingHook')]),
-        r'^custom_hooks\.0: EarlyStoppingHook .*monitor',
+        r'^custom_hooks\.0.*monitor',
     ),
     'a hook that fails when the run begins': (
         dict(custom_hooks=[dict(type='EMAHook', momentum=5)]),
@@ -89,10 +89,10 @@ MISTAKES = {
     ),
     'a batch sampler without type': (
         dict(train_dataloader__batch_sampler={}),
-        r'^train_dataloader\.batch_sampler: type',
+        r'^train_dataloader\.batch_sampler.*type',
     ),
     'no batches ahead': (
-        dict(val_dataloader__prefetch_factor=0),
+        dict(val_dataloader=dict(num_workers=1, prefetch_factor=0)),
         r'^val_dataloader\.prefetch_factor is 0',
     ),
     'a function of no name': (
