@@ -155,7 +155,7 @@ def _explained(error: Exception, key: str, config: Any) -> str:
                 below, part = places[0]
                 path = '.'.join((start, *below))
                 break
-    last = calls[-1] if calls else {'cfg': {'type': ''}}
+    last: dict[str, Any] = calls[-1] if calls else {'cfg': {'type': ''}}
     if not isinstance(last['cfg'], dict):
         return f'{path} is {last["cfg"]!r}, expected a dictionary with type'
     if 'type' not in last['cfg'] and 'type' not in (last.get('default_args') or ()):

@@ -24,7 +24,6 @@ from mmdet_r2.config import load_config, shipped_configs
 from mmdet_r2.config_check import check_config, known_keys
 from mmdet_r2.config_keys import TOP_ROLES
 from mmdet_r2.engine.registries import (
-    EVALUATOR,
     LOG_PROCESSORS,
     OPTIMIZERS,
     PARAM_SCHEDULERS,
@@ -34,6 +33,7 @@ from mmdet_r2.errors import ConfigError, DataError, UserError
 from mmdet_r2.registry import (
     DATA_SAMPLERS,
     DATASETS,
+    EVALUATOR,
     HOOKS,
     LOOPS,
     METRICS,
