@@ -8,24 +8,31 @@ reads the files' syntax trees and runs nothing.
 """
 
 import ast
+import contextlib
 import copy
 import difflib
 import functools
 import importlib
+import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from mmengine.config import Config, ConfigDict
+from mmengine.fileio import YamlHandler, register_handler
 from mmengine.logging import print_log
 
-from .errors import ConfigError
+from .errors import ConfigError, DataError
+from .files import MAX_YAML, parse_yaml, read_bytes
 from .registry import PEER_SCOPE, SCOPE, without_scope
+
+#: Of config files: Python, which is run, and data.
+SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 # A config made for one of these scopes names the same components as ours does.
 _FOREIGN_SCOPES = (PEER_SCOPE, 'mmengine', 'mmcv')
@@ -95,8 +102,8 @@ def find_config(source: str | Path) -> Path:
     """
     path = Path(source).expanduser()
     if path.is_file():
-        if path.suffix not in ('.py', '.json', '.yaml', '.yml'):
-            raise ConfigError(f'{path}: a config is a .py, .json, .yaml or .yml file.')
+        if path.suffix not in SUFFIXES:
+            raise ConfigError(f'{path}: a config is one of {", ".join(SUFFIXES)}')
         return path
     known = shipped_configs()
     name = path.name.removesuffix('.py')
@@ -141,8 +148,20 @@ def _common_spelling(name: str) -> str:
 # reading
 
 
+@register_handler(['yaml', 'yml'])
+class _YamlData(YamlHandler):
+    """What mmengine reads YAML with in this process, ``_base_`` files included: its own loader
+    runs what a tag names."""
+
+    def load_from_fileobj(self, file: Any, **options: Any) -> Any:
+        return parse_yaml(file.read(), getattr(file, 'name', 'YAML'))
+
+
 def _read(path: Path) -> Config:
+    """A Python config is a program, which runs as its user; others are data."""
+    files: list[ConfigFile] = []
     try:
+        files = list(config_files(path).chain())
         # custom_imports are imported later: mmdetection's own modules have to be left out first
         return Config.fromfile(path, import_custom_modules=False)
     except ConfigError:
@@ -150,13 +169,25 @@ def _read(path: Path) -> Config:
     except ModuleNotFoundError as error:
         reason = f'the module {error.name!r}' if error.name else ' '.join(str(error).split())
         raise ConfigError(
-            f'{path}: cannot be read: {reason} is missing; a `_base_` of another package '
-            '("name::file") has to be copied beside this config.'
+            f'{_place_of(error, files, path)}: cannot be read: {reason} is missing; a `_base_` of '
+            'another package ("name::file") has to be copied beside this config'
         ) from error
-    except Exception as error:
-        # A config is a program: whatever it raises is the user's to fix.
+    except (Exception, SystemExit) as error:
+        # whatever a config raises is the user's to fix
         reason = ' '.join(str(error).split()) or type(error).__name__
-        raise ConfigError(f'{path}: cannot be read: {type(error).__name__}: {reason}') from error
+        raise ConfigError(
+            f'{_place_of(error, files, path)}: cannot be read: {type(error).__name__}: '
+            f'{reason:.500}'
+        ) from error
+
+
+def _place_of(error: BaseException, files: Sequence['ConfigFile'], path: Path) -> str:
+    """``file:line`` where the code of a config raised; the config where none did."""
+    names = {os.path.abspath(file.path): file.path for file in files}
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if os.path.abspath(frame.filename) in names:
+            return f'{names[os.path.abspath(frame.filename)]}:{frame.lineno}'
+    return str(path)
 
 
 def _apply(config: Config, overrides: dict[str, Any]) -> None:
@@ -270,22 +301,108 @@ class ConfigFile:
 
 
 def config_files(path: str | Path) -> ConfigFile:
-    """The ``_base_`` chain of a config file."""
-    path = Path(path)
-    text = path.read_text(encoding='utf-8')
+    """The ``_base_`` chain of a config file. Nothing in it is run.
+
+    Raises:
+        ConfigError: names the file and line of what is not Python, JSON or YAML, of a ``_base_``
+            that is no file or leads back to itself, and of a config in the pure-Python style of
+            mmengine.
+    """
+    return _config_files(Path(path), ())
+
+
+def _config_files(path: Path, above: tuple[str, ...]) -> ConfigFile:
+    try:
+        text = read_bytes(path, 'config', MAX_YAML).decode('utf-8')
+    except UnicodeDecodeError as error:
+        raise ConfigError(f'{path}: is not text in UTF-8 (byte {error.start})') from None
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     file = ConfigFile(path, read_from_base=set(re.findall(r'\{\{\s*_base_\.(\w+)', text)))
     if path.suffix == '.py':
-        file.tree = ast.parse(text)
+        file.tree = _parsed(text, path)
         bases = _scan(file)
     else:
-        file.content = yaml.safe_load(text) or {}  # JSON is YAML
+        content = _data(_substituted(text, path), path)
+        if not isinstance(content, dict):
+            raise ConfigError(f'{path}: is a {type(content).__name__}, expected keys and values')
+        if not all(isinstance(key, str) for key in content):
+            key = next(key for key in content if not isinstance(key, str))
+            raise ConfigError(f'{path}: the key {key!r:.80} is no text')
+        file.content = content
         file.assigned = dict.fromkeys(file.content, 0)
         bases = file.content.get('_base_', [])
+    line = file.assigned.get('_base_', 0)
+    where = f'{path}:{line}' if line else str(path)
     bases = [bases] if isinstance(bases, str) else bases
-    file.bases = [
-        config_files(os.path.normpath(path.parent / base)) for base in bases if '::' not in base
-    ]
+    if not isinstance(bases, (list, tuple)) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f'{where}: _base_ is {bases!r:.80}, expected a file or a list of files')
+    above = (*above, os.path.realpath(path))
+    for base in bases:
+        if '::' in base:  # of another package; only mmengine can tell
+            continue
+        target = Path(os.path.normpath(path.parent / _substituted(base, path)))
+        if not target.is_file():
+            raise ConfigError(f'{where}: _base_ {base!r}: no such file: {target}')
+        if target.suffix not in SUFFIXES:
+            raise ConfigError(f'{where}: _base_ {base!r} is none of {", ".join(SUFFIXES)}')
+        if os.path.realpath(target) in above:
+            raise ConfigError(f'{where}: _base_ {base!r} leads back to {target}')
+        file.bases.append(_config_files(target, above))
     return file
+
+
+def _parsed(text: str, path: Path) -> ast.Module:
+    lazy = ''
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        raise ConfigError(f'{path}:{error.lineno or 1}: not valid Python: {error.msg}') from None
+    except (ValueError, RecursionError, MemoryError) as error:  # zero bytes; nested too deeply
+        raise ConfigError(f'{path}: not valid Python: {error or type(error).__name__}') from None
+    with contextlib.suppress(Exception):  # what it cannot judge, it says when it reads
+        if Config._is_lazy_import(str(path)):
+            kinds = (ast.With, ast.Import, ast.ImportFrom)
+            lines = [node.lineno for node in ast.walk(tree) if isinstance(node, kinds)]
+            lazy = f'{path}:{min(lines)}'
+    if lazy:
+        raise ConfigError(
+            f'{lazy}: is in the pure-Python style of mmengine ("with read_base():" and imports of '
+            "what types name), which is not read; use _base_ = ['file.py'] and names of types"
+        )
+    return tree
+
+
+def _data(text: str, path: Path) -> Any:
+    if path.suffix != '.json':
+        return parse_yaml(text, path, ConfigError) or {}
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f'{path}:{error.lineno}: not valid JSON: {error.msg}') from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f'{path}: not readable as JSON ({error})') from None
+
+
+def _substituted(text: str, path: Path) -> str:
+    """The text with what mmengine puts in for ``{{ fileDirname }}``, ``{{$VARIABLE:default}}`` and
+    ``{{ _base_.key }}``."""
+    path = path.absolute()
+    values = {
+        'fileDirname': str(path.parent),
+        'fileBasename': path.name,
+        'fileBasenameNoExtension': path.stem,
+        'fileExtname': path.suffix,
+    }
+    for name, value in values.items():
+        value = value.replace('\\', '/')
+        text = value.join(re.split(rf'\{{\{{\s*{name}\s*\}}\}}', text))
+    text = re.sub(
+        r'\{\{[\'\"]?\s*\$(\w+)\s*:\s*(\S*?)\s*[\'\"]?\}\}',
+        lambda match: os.environ.get(match[1], match[2]),
+        text,
+    )
+    return re.sub(r'\{\{\s*_base_\.([\w.]+)\s*\}\}', r'"\1"', text)
 
 
 def _scan(file: ConfigFile) -> Any:
@@ -308,7 +425,10 @@ def _scan(file: ConfigFile) -> Any:
                 if target.id == '_base_' and isinstance(statement, ast.Assign):
                     try:
                         bases = ast.literal_eval(statement.value)
-                    except ValueError:  # an expression; only mmengine, which runs it, can tell
+                    except (
+                        ValueError,
+                        TypeError,
+                    ):  # an expression; only mmengine, which runs it, can tell
                         bases = []
     return bases
 

@@ -4,6 +4,7 @@ not at all: under its name is at every moment the old content or all of the new 
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import re
@@ -14,11 +15,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import yaml
 
-from .errors import DataError
+from .errors import DataError, UserError
 
 #: Bytes of a file that is read into memory as a whole.
 MAX_BYTES = 2**34
+#: Characters of a YAML text, and containers within containers in it.
+MAX_YAML = 2**24
+MAX_NESTING = 100
 _LONGEST_NAME = 255  # bytes of one folder's or file's name, on nearly all file systems
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 _RESERVED = re.compile(r'(?i)[<>:"|?*]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(?= *(\.|$))')
@@ -131,6 +136,80 @@ def read_json(
         raise DataError(f'{path}: not readable as JSON ({error})') from None
     except MemoryError:
         raise DataError(f'{path}: does not fit in memory') from None
+
+
+def parse_yaml(text: str, name: str | os.PathLike[str], error: type[UserError] = DataError) -> Any:
+    """The content of a YAML (or JSON) text, which is data: no tag makes anything but plain values
+    and tuples. The only YAML reader of the package.
+
+    Args:
+        name: of its file, for messages.
+        error: what is raised.
+
+    Raises:
+        UserError: of the class ``error``, naming the file and the line: not YAML; nested more than
+            100 deep; or aliases that make more of it than ten times its length.
+    """
+    name = os.fspath(name)
+    if len(text) > MAX_YAML:
+        raise error(f'{name}: {len(text)} characters are more than the limit of {MAX_YAML} of YAML')
+    loader = _yaml_loader()
+    line = 0
+    try:
+        # Before anything is made of it: composing recurses, and what is printed has each alias
+        # written out.
+        sizes: dict[str, int] = {}  # of what has an anchor, in characters when written out
+        opened: list[tuple[str | None, int]] = [(None, 0)]
+        most = 100_000 + 10 * len(text)
+        for event in yaml.parse(text, loader):
+            line = event.start_mark.line + 1 if event.start_mark else 0
+            size = 0
+            if isinstance(event, yaml.CollectionStartEvent):
+                opened.append((event.anchor, 0))
+                sizes.pop(event.anchor or '', None)
+                if len(opened) > MAX_NESTING:
+                    raise error(f'{name}:{line}: nested more than {MAX_NESTING} deep')
+                continue
+            if isinstance(event, yaml.AliasEvent):
+                if event.anchor not in sizes:  # unknown, or open: it would hold itself
+                    raise error(f'{name}:{line}: the alias *{event.anchor} is of nothing before it')
+                size = sizes[event.anchor]
+            elif isinstance(event, yaml.ScalarEvent):
+                size = len(event.value) + 1
+                if event.anchor:
+                    sizes[event.anchor] = size
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, size = opened.pop()
+                size += 2
+                if anchor:
+                    sizes[anchor] = size
+            anchor, total = opened[-1]
+            opened[-1] = (anchor, total + size)
+            if total + size > most:
+                raise error(f'{name}:{line}: aliases make more than {most} characters of it')
+        return yaml.load(text, loader)
+    except UserError:
+        raise
+    except yaml.YAMLError as found:
+        mark = getattr(found, 'problem_mark', None)
+        line = mark.line + 1 if mark else line
+        reason = getattr(found, 'problem', None) or str(found).splitlines()[0]
+        raise error(f'{name}{f":{line}" if line else ""}: not valid YAML: {reason:.200}') from None
+    except Exception as found:  # dates, numbers and keys that there are not
+        raise error(f'{name}: not readable as YAML ({" ".join(str(found).split()):.200})') from None
+
+
+@functools.cache
+def _yaml_loader() -> Any:
+    class Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):  # type: ignore[misc]
+        pass
+
+    def construct_tuple(loader: Any, node: Any) -> tuple:
+        return tuple(loader.construct_sequence(node, deep=True))
+
+    # how mmengine writes tuples
+    Loader.add_constructor('tag:yaml.org,2002:python/tuple', construct_tuple)
+    return Loader
 
 
 # ----------------------------------------------------------------------------------- names

@@ -132,7 +132,7 @@ model = dict(type='mmdet.FPN', _scope_='mmdet', in_channels=[8], out_channels=8,
     ('text', 'word'),
     [
         ('model = dict(type=undefined)', 'undefined'),
-        ('model = dict(type="FPN"', 'cannot be read'),
+        ('model = dict(type="FPN"', 'bad.py:1'),
         ("_base_ = './nothing.py'", 'nothing.py'),
         ("_base_ = 'mmpose::a/x.py'", 'mmpose'),
         ("default_scope = 'mmseg'", 'mmseg'),

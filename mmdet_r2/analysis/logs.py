@@ -157,7 +157,7 @@ def _append(log: Log, file: Path) -> None:
             continue
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == len(lines):  # a run that is being written, or was killed
                 continue
             raise DataError(

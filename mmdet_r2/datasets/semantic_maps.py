@@ -95,7 +95,7 @@ def _classes(ann_file: str | Path) -> dict[str, tuple[str, ...]]:
             'thing_classes': tuple(c['name'] for c in found if c['isthing']),
             'stuff_classes': tuple(c['name'] for c in found if not c['isthing']),
         }
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}
 
 

@@ -13,7 +13,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from mmdet_r2.errors import ConfigError, DataError
-from mmdet_r2.files import replacing
+from mmdet_r2.files import read_bytes, replacing
 from mmdet_r2.pickles import Damaged, Refused, read_pickle
 from mmdet_r2.registry import METRICS
 from mmdet_r2.structures.masks import encode_rle
@@ -99,12 +99,7 @@ def load_results(path: str | os.PathLike[str]) -> list[dict]:
             arrays and plain values.
     """
     try:
-        with open(path, 'rb') as file:
-            results = read_pickle(file.read(), TENSORS)
-    except FileNotFoundError as error:
-        raise DataError(f'{path}: no such results file') from error
-    except OSError as error:
-        raise DataError(f'{path}: cannot be read ({error.strerror or error})') from error
+        results = read_pickle(read_bytes(path, 'results file'), TENSORS)
     except Refused as error:
         raise DataError(f'{path}: not a results file that is safe to read: {error}') from error
     except Damaged as error:

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import yaml
-
 from ..errors import ConfigError
+from ..files import parse_yaml
 from .transfer import file_name
 
 
@@ -178,11 +177,10 @@ def _address(paper: object) -> str:
 
 def _yaml(path: Path) -> Any:
     try:
-        with open(path, encoding='utf-8') as file:
-            return yaml.load(file, Loader=getattr(yaml, 'CSafeLoader', yaml.SafeLoader)) or {}
-    except (OSError, yaml.YAMLError) as error:
-        reason = ' '.join(str(error).split())
-        raise ConfigError(f'{path}: cannot be read as an index of models ({reason}).') from None
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f'{path}: cannot be read as an index of models ({error})') from None
+    return parse_yaml(text, path, ConfigError) or {}
 
 
 def find_model(name: str | os.PathLike[str]) -> ZooModel | None:

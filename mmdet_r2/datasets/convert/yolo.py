@@ -19,7 +19,7 @@ from mmdet_r2.datasets.convert.outlines import single_ring
 from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import list_images, read_header
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import path_inside, write_text
+from mmdet_r2.files import parse_yaml, path_inside, write_text
 from mmdet_r2.progress import progress
 
 # Rounding of what lies at the image's edge.
@@ -67,12 +67,7 @@ def read_data_yaml(path: str | os.PathLike, split: str) -> tuple[list[str], Path
 
 
 def _load_yaml(path: str | os.PathLike) -> dict:
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        mark = getattr(error, 'problem_mark', None)
-        line = f':{mark.line + 1}' if mark else ''
-        raise DataError(f'{path}{line}: not valid YAML') from None
+    content = parse_yaml(read_text(path), path)
     if not isinstance(content, dict) or 'names' not in content:
         raise DataError(f"{path} has no 'names', the list of classes")
     return content
