@@ -34,6 +34,19 @@ class ConfigError(UserError):
     """A config (or command-line override) that cannot be run; the message names the config path."""
 
 
+class ArgumentError(ConfigError):
+    """An argument that a component cannot be built with. Where it is built from a config, the name
+    of the argument becomes the whole dotted key.
+
+    Args:
+        name: of the argument, with the keys below it.
+        problem: what is wrong with it: ' is 5, expected ...'.
+    """
+
+    def __init__(self, name: str, problem: str = '') -> None:
+        super().__init__(f'{name}{problem}')
+
+
 class DataError(UserError):
     """An annotation file, image or data set that cannot be used; the message names the file."""
 

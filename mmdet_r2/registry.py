@@ -27,7 +27,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS as _WEIGHT_INITIALIZERS
 from mmengine.registry import DefaultScope, Registry, build_from_cfg
 from mmengine.registry.build_functions import build_scheduler_from_cfg
 
-from .errors import ConfigError, UserError, reason_of
+from .errors import ArgumentError, ConfigError, UserError, reason_of
 
 SCOPE = 'mmdet_r2'
 #: The scope whose components ours replace, by the same names.
@@ -130,6 +130,8 @@ def built_from(key: str, config: Any = None) -> Iterator[None]:
     """
     try:
         yield
+    except ArgumentError as error:
+        raise ConfigError(f'{_place(error, key, config)[0]}.{error}') from error
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -140,7 +142,8 @@ _BUILDERS = (build_from_cfg.__code__, build_scheduler_from_cfg.__code__)
 _LIBRARIES = {'mmdet_r2', 'mmengine', 'mmcv', 'torch', *sys.stdlib_module_names}
 
 
-def _explained(error: Exception, key: str, config: Any) -> str:
+def _place(error: Exception, key: str, config: Any) -> tuple[str, str, dict[str, Any] | None]:
+    """Dotted key of the component that failed, its type, and the variables of its builder."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     calls = [frame.f_locals for frame in frames if frame.f_code in _BUILDERS]
     part, path, kind = config, key, ''
@@ -155,7 +158,12 @@ def _explained(error: Exception, key: str, config: Any) -> str:
                 below, part = places[0]
                 path = '.'.join((start, *below))
                 break
-    last: dict[str, Any] = calls[-1] if calls else {'cfg': {'type': ''}}
+    return path, kind, calls[-1] if calls else None
+
+
+def _explained(error: Exception, key: str, config: Any) -> str:
+    path, kind, last = _place(error, key, config)
+    last = last or {'cfg': {'type': ''}}
     if not isinstance(last['cfg'], dict):
         return f'{path} is {last["cfg"]!r}, expected a dictionary with type'
     if 'type' not in last['cfg'] and 'type' not in (last.get('default_args') or ()):

@@ -2,12 +2,14 @@
 class.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdet_r2.errors import ConfigError
-from mmdet_r2.models.losses.reduction import check_reduction, reduce_loss
+from mmdet_r2.errors import ArgumentError, ConfigError
+from mmdet_r2.models.losses.reduction import check_loss_weight, check_reduction, reduce_loss
 from mmdet_r2.registry import MODELS
 
 
@@ -43,13 +45,46 @@ class CrossEntropyLoss(nn.Module):
             raise ConfigError(
                 'CrossEntropyLoss: use_mask takes no ignore_index and no class_weight'
             )
+        if class_weight is not None:
+            weights = [float(weight) for weight in class_weight]
+            if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+                raise ArgumentError(
+                    'class_weight', f' is {class_weight!r}, expected numbers from 0, not all 0'
+                )
         self.use_sigmoid = use_sigmoid
         self.use_mask = use_mask
         self.reduction = check_reduction(reduction)
         self.class_weight = class_weight
         self.ignore_index = -100 if ignore_index is None else ignore_index
-        self.loss_weight = loss_weight
+        self.loss_weight = check_loss_weight(loss_weight)
         self.avg_non_ignore = avg_non_ignore
+
+    def check(self, name: str, channels: int, form: str, said: str = '') -> None:
+        """Raise unless the loss is one for a head.
+
+        Args:
+            name: of the head's argument that it is built from.
+            channels: of the head's logits.
+            form: that the head needs: 'labels' (softmax or sigmoid), 'sigmoid', 'map' (softmax), or
+                'masks'.
+            said: what the channels are.
+
+        Raises:
+            ArgumentError: it is of another form, or has another number of class weights.
+        """
+        if self.use_mask != (form == 'masks'):
+            raise ArgumentError(f'{name}.use_mask', f' is {self.use_mask} in a head of {form}')
+        if form in ('sigmoid', 'map') and self.use_sigmoid != (form == 'sigmoid'):
+            wanted = not self.use_sigmoid
+            raise ArgumentError(
+                f'{name}.use_sigmoid', f' is {self.use_sigmoid}, expected {wanted}{said}'
+            )
+        if self.class_weight is not None and len(self.class_weight) != channels:
+            number = len(self.class_weight)
+            raise ArgumentError(
+                f'{name}.class_weight',
+                f' has {number} number{"s" if number != 1 else ""}, expected {channels}{said}',
+            )
 
     def forward(
         self,
@@ -105,6 +140,17 @@ class CrossEntropyLoss(nn.Module):
             pred, one_hot.to(pred), pos_weight=pos_weight, reduction='none'
         )
         return loss, valid_weight
+
+
+def build_loss(
+    config: dict, name: str, channels: int, form: str = 'labels', said: str = ''
+) -> nn.Module:
+    """The classification loss of a head, built and compared with it; see
+    :meth:`CrossEntropyLoss.check`. Losses of other classes are not compared."""
+    loss = MODELS.build(config)
+    if isinstance(loss, CrossEntropyLoss):
+        loss.check(name, channels, form, said)
+    return loss
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

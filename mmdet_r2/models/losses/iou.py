@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mmdet_r2.errors import ConfigError
-from mmdet_r2.models.losses.reduction import check_reduction, reduce_loss
+from mmdet_r2.errors import ArgumentError, ConfigError
+from mmdet_r2.models.losses.reduction import check_loss_weight, check_reduction, reduce_loss
 from mmdet_r2.registry import MODELS
 from mmdet_r2.structures.boxes import box_area, enclosing_box, paired_iou
 
@@ -18,7 +18,7 @@ class _BoxLoss(nn.Module):
         super().__init__()
         self.eps = eps
         self.reduction = check_reduction(reduction)
-        self.loss_weight = loss_weight
+        self.loss_weight = check_loss_weight(loss_weight)
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
         """(N, 4), (N, 4) -> (N,)."""
@@ -123,6 +123,8 @@ class BoundedIoULoss(_BoxLoss):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__(eps, reduction, loss_weight)
+        if not 0 < beta < math.inf:
+            raise ArgumentError('beta', f' is {beta!r}, expected a number above 0')
         self.beta = beta
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """The one way a loss is weighted and averaged."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from mmdet_r2.errors import ConfigError
+from mmdet_r2.errors import ArgumentError
 
 REDUCTIONS = ('none', 'mean', 'sum')
 
@@ -11,8 +13,18 @@ REDUCTIONS = ('none', 'mean', 'sum')
 def check_reduction(reduction: str) -> str:
     """``reduction`` itself, or ValueError naming the choices."""
     if reduction not in REDUCTIONS:
-        raise ConfigError(f'reduction={reduction!r}: expected one of {", ".join(REDUCTIONS)}')
+        raise ArgumentError(
+            'reduction', f' is {reduction!r}, expected one of {", ".join(REDUCTIONS)}'
+        )
     return reduction
+
+
+def check_loss_weight(loss_weight: float) -> float:
+    """``loss_weight`` itself, or an error: a number from 0 is expected."""
+    number = isinstance(loss_weight, (int, float)) and not isinstance(loss_weight, bool)
+    if not number or not 0 <= loss_weight < math.inf:
+        raise ArgumentError('loss_weight', f' is {loss_weight!r}, expected a number from 0')
+    return loss_weight
 
 
 def reduce_loss(

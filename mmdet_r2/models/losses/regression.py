@@ -1,11 +1,13 @@
 """L1 and smooth-L1 losses on box deltas."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdet_r2.errors import ConfigError
-from mmdet_r2.models.losses.reduction import check_reduction, reduce_loss
+from mmdet_r2.errors import ArgumentError
+from mmdet_r2.models.losses.reduction import check_loss_weight, check_reduction, reduce_loss
 from mmdet_r2.registry import MODELS
 
 
@@ -16,7 +18,7 @@ class L1Loss(nn.Module):
     def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
         super().__init__()
         self.reduction = check_reduction(reduction)
-        self.loss_weight = loss_weight
+        self.loss_weight = check_loss_weight(loss_weight)
 
     def forward(
         self,
@@ -38,11 +40,11 @@ class SmoothL1Loss(nn.Module):
         self, beta: float = 1.0, reduction: str = 'mean', loss_weight: float = 1.0
     ) -> None:
         super().__init__()
-        if beta <= 0:
-            raise ConfigError(f'SmoothL1Loss beta={beta}: must be positive (use L1Loss for 0)')
+        if not 0 < beta < math.inf:
+            raise ArgumentError('beta', f' is {beta!r}, expected a number above 0 (0: L1Loss)')
         self.beta = beta
         self.reduction = check_reduction(reduction)
-        self.loss_weight = loss_weight
+        self.loss_weight = check_loss_weight(loss_weight)
 
     def forward(
         self,

@@ -17,6 +17,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.models.losses import build_loss
 from mmdet_r2.models.targets import Targets, check_labels
 from mmdet_r2.registry import MODELS
 from mmdet_r2.structures import DetDataSample
@@ -133,7 +134,9 @@ class PanopticFPNHead(BaseModule):
             for i in range(start_level, end_level)
         )
         self.conv_logits = nn.Conv2d(inner_channels, self.num_classes, 1)
-        self.criterion = MODELS.build(loss_seg)
+        self.criterion = build_loss(
+            loss_seg, 'loss_seg', self.num_classes, 'map', said=' (things as one, last)'
+        )
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
         """L x (B, D, ., .), finest first -> logits (B, C, h, w); the things are the last class."""

@@ -11,6 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ConfigError
+from mmdet_r2.models.losses import build_loss
 from mmdet_r2.registry import MODELS
 
 
@@ -55,7 +56,8 @@ class FCNMaskHead(BaseModule):
         )
         self.num_classes = num_classes
         self.class_agnostic = class_agnostic
-        self.loss_mask = MODELS.build(loss_mask or dict(type='CrossEntropyLoss', use_mask=True))
+        loss_mask = loss_mask or dict(type='CrossEntropyLoss', use_mask=True)
+        self.loss_mask = build_loss(loss_mask, 'loss_mask', num_classes, 'masks')
 
         self.convs = nn.ModuleList(
             ConvModule(

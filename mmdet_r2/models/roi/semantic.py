@@ -10,6 +10,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.models.losses import build_loss
 from mmdet_r2.models.targets import Targets, check_labels
 from mmdet_r2.registry import MODELS
 
@@ -78,7 +79,7 @@ class FusedSemanticHead(BaseModule):
             loss_seg['ignore_index'] = ignore_label
         if loss_weight is not None:
             loss_seg['loss_weight'] = loss_weight
-        self.criterion = MODELS.build(loss_seg)
+        self.criterion = build_loss(loss_seg, 'loss_seg', num_classes, 'map')
 
     def forward(self, feats: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """L x (B, D, h, w), finest first -> logits (B, C, H, W) and embedding (B, D, H, W)."""

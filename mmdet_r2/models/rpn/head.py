@@ -16,6 +16,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ConfigError
+from mmdet_r2.models.losses import build_loss
 from mmdet_r2.models.matching import BACKGROUND, Sample, positive_weight
 from mmdet_r2.models.rpn.proposals import Proposals, ProposalSelector
 from mmdet_r2.models.targets import Targets
@@ -75,12 +76,10 @@ class RPNHead(BaseModule):
             )
         self.anchor_generator = TASK_UTILS.build(anchor_generator or _ANCHORS)
         self.bbox_coder = TASK_UTILS.build(bbox_coder or dict(type='DeltaXYWHBBoxCoder'))
-        self.loss_cls = MODELS.build(loss_cls or _CLS_LOSS)
+        self.loss_cls = build_loss(
+            loss_cls or _CLS_LOSS, 'loss_cls', 1, 'sigmoid', ' (one logit per anchor)'
+        )
         self.loss_bbox = MODELS.build(loss_bbox or _BOX_LOSS)
-        if not getattr(self.loss_cls, 'use_sigmoid', True):
-            raise ConfigError(
-                'rpn_head.loss_cls.use_sigmoid must be True: the RPN predicts one logit per anchor'
-            )
         self.reg_decoded_bbox = reg_decoded_bbox
 
         num_anchors = self.anchor_generator.num_base_anchors[0]
