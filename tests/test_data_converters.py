@@ -807,7 +807,13 @@ def test_writers_say_what_they_cannot_do(shapes, tmp_path, notes):
     content = json.loads(shapes[0].read_text())
     content['annotations'][0]['image_id'] = 99
     shapes[0].write_text(json.dumps(content))
-    with pytest.raises(DataError, match='annotation 1: image_id 99 is not in the file'):
+    before = sum(len(image.objects) for image in images)
+    _, images = convert.read_coco(shapes[0], notes)
+    assert sum(len(image.objects) for image in images) == before - 1
+    assert any('annotation 1: image_id is 99' in line for line in notes.lines())
+    content['annotations'][0]['image_id'] = None
+    shapes[0].write_text(json.dumps(content))
+    with pytest.raises(DataError, match='annotation 1 has no image_id'):
         convert.read_coco(shapes[0], notes)
 
 

@@ -568,12 +568,12 @@ class TestMinival:
             (
                 'results',
                 lambda d: (d / 'instances_val2014.json').write_text('[{"image_id": 1}]'),
-                'is a list, not COCO annotations',
+                'found list',
             ),
             (
                 'image info',
                 lambda d: (d / 'instances_val2014.json').write_text('{"images": []}'),
-                'no list of annotations',
+                "no list 'annotations'",
             ),
             (
                 'twice',

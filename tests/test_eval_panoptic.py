@@ -570,7 +570,7 @@ BAD = {
     'id listed twice': (
         change_json,
         lambda d: d['annotations'][0]['segments_info'].append(first(d)),
-        'toy.json: image 5: segment id 1 is listed twice',
+        'toy.json: image 5 has the segment id 1 twice',
     ),
     'id too large': (
         change_json,

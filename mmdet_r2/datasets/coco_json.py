@@ -487,6 +487,27 @@ def parse_coco(
     return reader.file
 
 
+def image_ids(content: Mapping, name: str) -> list[Id]:
+    """Ids of the images of a content of whatever kind, in normal form.
+
+    Args:
+        name: of the file, for messages.
+
+    Raises:
+        DataError: an image without id, or one that occurs twice.
+    """
+    first: dict[Id, Any] = {}
+    for entry in content['images']:
+        number = as_id(entry.get('id')) if isinstance(entry, dict) else None
+        if number is None:
+            raise DataError(f'{name}: image without an id: {shorten(entry, 200)}')
+        if number in first:
+            both = f'{_spelt(first[number])} and {_spelt(entry["id"])}'
+            raise DataError(f'{name}: image id {number} occurs twice, as {both}')
+        first[number] = entry['id']
+    return list(first)
+
+
 class _Parser:
     def __init__(self, content: Mapping, name: str, keep_all: bool = False) -> None:
         self.content = content
@@ -731,9 +752,10 @@ def parse_panoptic(content: Mapping, name: str) -> CocoFile:
     """
     reader = _Parser(content, name)
     reader.read_images()
-    reader.read_categories()
     file = reader.file
     file.raise_error()
+    reader.categories = dict(panoptic_categories(content, name).items())
+    file.categories = list(reader.categories.values())
     seen: set[Id] = set()
     for annotation in content['annotations']:
         segments = panoptic_segments(annotation, name, reader.categories)
@@ -759,6 +781,36 @@ def parse_panoptic(content: Mapping, name: str) -> CocoFile:
             file.skipped[kind] += 1
             reader.problem(kind, text, image.file_name, image.id, number)
     return file
+
+
+def panoptic_categories(content: Mapping, name: str) -> dict[int, dict]:
+    """The categories of a panoptic file by their ids, which are whole numbers; ``isthing`` is 0 or
+    1.
+
+    Args:
+        name: of the file, for messages.
+
+    Raises:
+        DataError: see :func:`parse_panoptic`.
+    """
+    reader = _Parser({**content, 'annotations': []}, name)
+    reader.read_categories()
+    reader.file.raise_error()
+    for problem in reader.file.problems:  # of two of a name
+        raise DataError(f'{name}: two categories share a name: {problem.message}')
+    categories = {}
+    for number, category in reader.categories.items():
+        where, flag = f'{name}: category {category["name"]!r}', category.get('isthing')
+        isthing = None if flag is None else as_flag(flag)
+        if isthing is None:
+            raise DataError(
+                f'{where} has isthing={_spelt(flag)}, expected 1 (thing) or 0 (stuff): is this a '
+                f'panoptic annotation file?'
+            )
+        if not isinstance(number, int):
+            raise DataError(f'{where} has the id {number!r}, expected a whole number')
+        categories[number] = {**category, 'isthing': isthing}
+    return categories
 
 
 @dataclass

@@ -84,12 +84,7 @@ class CocoPanopticDataset(CocoDataset):
         super()._map_classes(categories)
         num_things = len(self._metainfo['thing_classes'])
         for category in categories:
-            name, isthing = category['name'], category.get('isthing')
-            if isthing not in (0, 1):
-                raise DataError(
-                    f'{self.ann_file}: category {name!r} has isthing={isthing}, expected 1 (thing) '
-                    f'or 0 (stuff): is this a panoptic annotation file?'
-                )
+            name, isthing = category['name'], category['isthing']
             label = self.cat2label.get(category['id'])
             if label is not None and (label < num_things) != isthing:
                 where = 'thing_classes' if label < num_things else 'stuff_classes'

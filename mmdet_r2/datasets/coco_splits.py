@@ -5,14 +5,21 @@ trained together with train2014. COCO 2017 made them official: val2017 is miniva
 rest, with other file names but the same ids of images and annotations.
 """
 
-import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmdet_r2.datasets.coco_json import (
+    Id,
+    as_id,
+    checked_content,
+    id_order,
+    image_ids,
+    read_content,
+    shorten,
+)
 from mmdet_r2.errors import DataError
 from mmdet_r2.files import read_json, write_json, write_text
 
@@ -115,7 +122,7 @@ def _default_ids_file(folder: Path) -> Path:
     return file
 
 
-def read_ids(file: str | Path) -> list[int]:
+def read_ids(file: str | Path) -> list[Id]:
     """Ids of images: of a COCO annotation file, a JSON list, or a text with one per line.
 
     A line is an id, or a file name that ends with it (``COCO_val2014_000000000042.jpg``); empty
@@ -128,9 +135,10 @@ def read_ids(file: str | Path) -> list[int]:
     if path.suffix == '.json':
         content = read_json(path)
         if isinstance(content, dict):
-            images = content.get('images')
-            content = [_id_of(image, path) for image in _list(images, path, 'images')]
-        rows = [(f'entry {i}', value) for i, value in enumerate(_list(content, path, 'ids'))]
+            return list(image_ids(checked_content(content, str(path), ('images',)), str(path)))
+        if not isinstance(content, list):
+            raise DataError(f'{path}: no list of ids, so it is no such file')
+        rows = [(f'entry {i}', value) for i, value in enumerate(content)]
     else:
         try:
             lines = path.read_text(encoding='utf-8').splitlines()
@@ -138,7 +146,7 @@ def read_ids(file: str | Path) -> list[int]:
             raise DataError(f'cannot read the list of ids {path}: {error}') from None
         stripped = [(f'line {i}', line.strip()) for i, line in enumerate(lines, start=1)]
         rows = [(where, line) for where, line in stripped if line and not line.startswith('#')]
-    seen: dict[int, str] = {}
+    seen: dict[Id, str] = {}
     for where, value in rows:
         number = _as_id(value)
         if number is None:
@@ -154,48 +162,30 @@ def read_ids(file: str | Path) -> list[int]:
     return list(seen)
 
 
-def _as_id(value: Any) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = _NUMBER_IN_NAME.search(value) if isinstance(value, str) else None
-    return int(match.group(1)) if match else None
+def _as_id(value: Any) -> Id | None:
+    number = as_id(value)
+    match = _NUMBER_IN_NAME.search(number) if isinstance(number, str) else None
+    return int(match.group(1)) if match else number if isinstance(number, int) else None
 
 
 def read_annotations(file: str | Path) -> dict[str, Any]:
-    """A COCO annotation file, of which lists of images and annotations are made sure.
+    """A COCO annotation file of whatever kind, of which lists of images and annotations and the ids
+    of both are made sure.
 
     Raises:
         DataError: unreadable or something else, an image without id or an id that occurs twice.
     """
-    path = Path(file)
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise DataError(f'{path} is a {type(content).__name__}, not COCO annotations')
-    images = Counter(_id_of(image, path) for image in _list(content.get('images'), path, 'images'))
-    for annotation in _list(content.get('annotations'), path, 'annotations'):
-        if not isinstance(annotation, dict) or 'image_id' not in annotation:
-            raise DataError(f'{path}: annotation without image_id: {json.dumps(annotation)[:200]}')
-    twice = [number for number, count in images.items() if count > 1]
-    if twice:
-        raise DataError(f'{path}: image id {twice[0]} occurs twice ({len(twice)} such ids)')
+    content = read_content(file, needed=('images', 'annotations'))
+    image_ids(content, str(file))
+    for annotation in content['annotations']:
+        if not isinstance(annotation, dict) or as_id(annotation.get('image_id')) is None:
+            raise DataError(f'{file}: annotation without image_id: {shorten(annotation, 200)}')
     return content
-
-
-def _list(value: Any, path: Path, key: str) -> list:
-    if not isinstance(value, list):
-        raise DataError(f'{path}: no list of {key}, so it is no such file')
-    return value
-
-
-def _id_of(image: Any, path: Path) -> int:
-    if not isinstance(image, dict) or not isinstance(image.get('id'), int):
-        raise DataError(f'{path}: image without an id: {json.dumps(image)[:200]}')
-    return image['id']
 
 
 def divide(
     content: dict[str, Any],
-    ids: Iterable[int],
+    ids: Iterable[Id],
     source: str = 'annotations',
     list_of_ids: str = 'ids',
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -210,8 +200,8 @@ def divide(
         DataError: an id is none of an image, or no image is left for the second part.
     """
     chosen = set(ids)
-    known = {image['id'] for image in content['images']}
-    if missing := sorted(chosen - known):
+    known = set(image_ids(content, source))
+    if missing := sorted(chosen - known, key=id_order):
         raise DataError(
             f'{len(missing)} of {len(chosen)} ids of {list_of_ids} are no images of {source} '
             f'(the first is {missing[0]}): they belong to another set of images'
@@ -221,11 +211,11 @@ def divide(
     return _only(content, chosen), _only(content, known - chosen)
 
 
-def _only(content: dict[str, Any], ids: set[int]) -> dict[str, Any]:
+def _only(content: dict[str, Any], ids: set[Id]) -> dict[str, Any]:
     return {
         **content,
-        'images': [image for image in content['images'] if image['id'] in ids],
-        'annotations': [a for a in content['annotations'] if a['image_id'] in ids],
+        'images': [image for image in content['images'] if as_id(image['id']) in ids],
+        'annotations': [a for a in content['annotations'] if as_id(a['image_id']) in ids],
     }
 
 
@@ -248,16 +238,18 @@ def compare_years(annotation_dir: str | Path, report: Report = print) -> bool:
         (('train2014', 'valminusminival2014'), 'train2017'),
         (('minival2014',), 'val2017'),
     ):
-        images, annotations = set[int](), set[int]()
+        images, annotations = set[Id](), set[Id]()
         for part in old:
             found = _ids_of(folder / f'instances_{part}.json')
             if both := images & found[0]:
-                raise DataError(f'{" and ".join(old)} share {len(both)} images ({min(both)})')
+                raise DataError(
+                    f'{" and ".join(old)} share {len(both)} images ({min(both, key=id_order)})'
+                )
             images |= found[0]
             annotations |= found[1]
         theirs = _ids_of(folder / f'instances_{new}.json')
         differences = [
-            f'{len(left)} {what} of {name} only (the first is {min(left)})'
+            f'{len(left)} {what} of {name} only (the first is {min(left, key=id_order)})'
             for what, ours, other in (
                 ('images', images, theirs[0]),
                 ('annotations', annotations, theirs[1]),
@@ -273,7 +265,7 @@ def compare_years(annotation_dir: str | Path, report: Report = print) -> bool:
     return same
 
 
-def _ids_of(file: Path) -> tuple[set[int], set[int]]:
+def _ids_of(file: Path) -> tuple[set[Id], set[Id]]:
     content = read_annotations(file)
-    annotations = {annotation.get('id') for annotation in content['annotations']}
-    return {image['id'] for image in content['images']}, annotations
+    numbers = (as_id(annotation.get('id')) for annotation in content['annotations'])
+    return set(image_ids(content, str(file))), {n for n in numbers if n is not None}

@@ -338,7 +338,10 @@ class CocoPanopticMetric(PerImageMetric):
         truth = self._truth
         records = [image.record for image in images if image.record is not None]
         isthing = self._isthing()
-        categories = list(truth.categories.values()) if truth is not None else []
+        categories = []
+        if truth is not None:
+            records = [truth.as_written(record) for record in records]
+            categories = [truth.as_written(category) for category in truth.categories.values()]
         for label, name in enumerate(self._classes() if truth is None else ()):
             categories.append(dict(id=label, name=name, isthing=int(isthing[label])))
         path = f'{self.outfile_prefix}.panoptic.json'

@@ -2,21 +2,30 @@
 panoptic quality of a set of such files.
 """
 
+import logging
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
+from mmengine.logging import print_log
 
+from mmdet_r2.datasets.coco_json import (
+    as_id,
+    image_ids,
+    panoptic_categories,
+    panoptic_segments,
+    read_content,
+)
 from mmdet_r2.datasets.transforms.panoptic import index_segments, read_segment_ids
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import read_json, write_image
-from mmdet_r2.structures.panoptic import MAX_ID, ids_to_rgb
+from mmdet_r2.files import file_name_defect, write_image
+from mmdet_r2.structures.panoptic import ids_to_rgb
 
 from .panoptic_quality import ImageCounts, PanopticMap, compare, quality, same_size
 
@@ -33,6 +42,8 @@ class PanopticFile:
         categories: for each category id ``name`` and ``isthing``; empty in a file of results that
             does not list them.
         images: ids of all images listed under ``images``.
+        written_images, written_categories: ids as the file writes them; all others are in normal
+            form (:mod:`mmdet_r2.datasets.coco_json`).
     """
 
     path: str
@@ -41,11 +52,25 @@ class PanopticFile:
     categories: dict[int, dict]
     images: list[int | str]
     backend_args: dict | None = None
+    written_images: Mapping[Any, Any] = field(default_factory=dict)
+    written_categories: Mapping[Any, Any] = field(default_factory=dict)
 
     @property
     def isthing(self) -> dict[int, bool]:
         """Which categories are things."""
         return {number: bool(c['isthing']) for number, c in self.categories.items()}
+
+    def as_written(self, record: dict) -> dict:
+        """A record of the results file, or a category, with ids as this file writes them."""
+        categories = self.written_categories
+        if 'id' in record:
+            return record | dict(id=categories.get(record['id'], record['id']))
+        segments = [
+            s | dict(category_id=categories.get(s['category_id'], s['category_id']))
+            for s in record['segments_info']
+        ]
+        image_id = self.written_images.get(record['image_id'], record['image_id'])
+        return record | dict(image_id=image_id, segments_info=segments)
 
     def map_of(self, image_id: int | str, categories: Mapping[int, Any]) -> PanopticMap:
         """Read the segments of one image.
@@ -61,20 +86,13 @@ class PanopticFile:
         path = os.path.join(self.folder, annotation['file_name'])
         where = f'{self.path}: image {image_id}'
         records = annotation['segments_info']
-        listed = [record.get('id') for record in records]
-        for number, record in zip(listed, records):
-            if not isinstance(number, int) or not 0 < number <= MAX_ID:
+        listed = [record['id'] for record in records]
+        for record in records:
+            if record['category_id'] not in categories:
                 raise DataError(
-                    f'{where}: segment id {number!r}; ids are whole numbers from 1 to {MAX_ID}'
-                )
-            if record.get('category_id') not in categories:
-                raise DataError(
-                    f'{where}: segment {number} has category_id {record.get("category_id")!r}, '
+                    f'{where}: segment {record["id"]} has category_id {record["category_id"]!r}, '
                     'which is not among the categories'
                 )
-        if len(set(listed)) < len(listed):
-            twice = next(number for number in listed if listed.count(number) > 1)
-            raise DataError(f'{where}: segment id {twice} is listed twice in segments_info')
         void = list(annotation.get('void_ids', ()))
         index = index_segments(
             read_segment_ids(path, backend_args=self.backend_args), [*listed, *void], path
@@ -125,41 +143,51 @@ def read_panoptic(
         DataError: a file or folder is missing, or not in COCO's panoptic format.
     """
     path = str(path)
-    data = read_json(path, 'panoptic annotation file', backend_args)
-    if not isinstance(data, dict) or not isinstance(data.get('annotations', []), list):
-        raise DataError(f"{path}: not a COCO panoptic file, which has 'annotations'")
-    categories = {}
-    for category in data.get('categories') or ():
-        name = category.get('name')
-        for key in ('id', 'name', 'isthing') if need_categories else ('id',):
-            if key not in category:
-                raise DataError(
-                    f'{path}: category {name or category.get("id")!r} has no {key!r}'
-                    + (' (1 for things, 0 for stuff)' if key == 'isthing' else '')
-                )
-        if category['id'] in categories:
-            raise DataError(f'{path}: category id {category["id"]} is there twice')
-        categories[category['id']] = category
-    if need_categories and not categories:
-        raise DataError(f"{path}: not a COCO panoptic file: it has no 'categories'")
-    annotations = {}
-    for annotation in data.get('annotations') or ():
-        for key in ('image_id', 'file_name', 'segments_info'):
-            if key not in annotation:
-                hint = ': these are instances, no panoptic' if 'bbox' in annotation else ''
-                raise DataError(
-                    f'{path}: the annotation of image {annotation.get("image_id")} has no {key!r}'
-                    f'{hint}'
-                )
-        if annotation['image_id'] in annotations:
-            raise DataError(f'{path}: image {annotation["image_id"]} has two annotations')
-        annotations[annotation['image_id']] = annotation
+    data = read_content(path, backend_args, (), 'panoptic annotation file')
+    if need_categories:
+        categories = panoptic_categories(data, path)
+        if not categories:
+            raise DataError(f"{path}: not a COCO panoptic file: it has no 'categories'")
+    else:
+        categories = {}
+    annotations: dict[int | str, dict] = {}
+    for annotation in data['annotations']:
+        found = panoptic_segments(annotation, path, categories if need_categories else None)
+        if found.image_id in annotations:
+            raise DataError(f'{path}: two annotations have the image_id {found.image_id!r}')
+        if defect := file_name_defect(annotation.get('file_name')):
+            raise DataError(f'{path}: the file_name of image {found.image_id!r} {defect}')
+        if found.problems:
+            number, _, message = found.problems[0]
+            print_log(
+                f'{path}: {len(found.problems)} segments of image {found.image_id!r} are taken '
+                f'for unlabelled: segment {number}: {message}',
+                'current',
+                level=logging.WARNING,
+            )
+        annotations[found.image_id] = annotation | dict(
+            segments_info=found.segments,
+            void_ids=[*annotation.get('void_ids', ()), *(n for n, *_ in found.problems)],
+        )
     folder = os.path.splitext(path)[0] if folder is None else str(folder)
     local = '://' not in folder and (backend_args or {}).get('backend', 'local') == 'local'
     if annotations and local and not os.path.isdir(folder):
         raise DataError(f'{folder}: no such folder; expected the PNG images of {path} in it')
-    images = [image['id'] for image in data.get('images') or ()] or list(annotations)
-    return PanopticFile(path, folder, annotations, categories, images, backend_args)
+    images = image_ids(data, path) if data.get('images') else list(annotations)
+    written_images = {as_id(i['id']): i['id'] for i in data.get('images') or ()}
+    written_categories = {}
+    if need_categories:
+        written_categories = {as_id(c['id']): c['id'] for c in data['categories']}
+    return PanopticFile(
+        path,
+        folder,
+        annotations,
+        categories,
+        images,
+        backend_args,
+        written_images,
+        written_categories,
+    )
 
 
 def write_ids(path: str | os.PathLike[str], ids: np.ndarray) -> None:

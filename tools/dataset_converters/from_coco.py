@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
         sub = formats.add_parser(name, help=summary, description=summary)
         sub.add_argument('ann_file', help='COCO JSON file')
         sub.add_argument('out', help=out)
-        sub.add_argument('--skip-bad', action='store_true', help='leave out broken annotations')
+        sub.add_argument('--skip-bad', action='store_true', help='leave out what has an error')
         return sub
 
     yolo = add('yolo', 'folder to write labels/ and data.yaml into', 'YOLO txt')

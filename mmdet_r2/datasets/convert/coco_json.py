@@ -4,13 +4,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mmdet_r2.datasets.coco_annotations import is_id, is_size
+from mmdet_r2.datasets.coco_json import MASKS, SKIPPED, id_order
+from mmdet_r2.datasets.coco_json import read_coco as read_coco_file
 from mmdet_r2.datasets.convert.common import Notes
-from mmdet_r2.datasets.transforms.loading import usable_mask
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import read_json, relative_name
-
-_MORE = '; see tools/misc/check_dataset.py'
+from mmdet_r2.files import relative_name
 
 
 @dataclass
@@ -35,69 +33,39 @@ class CocoImage:
 
 
 def read_coco(path: str | os.PathLike, notes: Notes) -> tuple[list[str], list[CocoImage]]:
-    """Class names in the order of their category ids, and the images in the file's order.
+    """Class names in the order of their category ids, and the images in the file's order; by the
+    rules of :mod:`mmdet_r2.datasets.coco_json`. What they leave out is counted as lost.
 
     Raises:
-        DataError: the file is not in COCO's format, or (all reported first) an annotation has no
-            box, image or category. ``tools/misc/check_dataset.py`` looks closer.
+        DataError: the file is not in COCO's format, or has an error.
+            ``tools/misc/check_dataset.py`` looks closer.
     """
-    content = read_json(path)
-    for key in ('images', 'annotations', 'categories'):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f'{path} is not in COCO format: no list {key!r}')
-    try:
-        categories = sorted(content['categories'], key=lambda category: category['id'])
-        names = {category['id']: str(category['name']) for category in categories}
-    except (KeyError, TypeError):
-        raise DataError(f'{path}: a category has no id or no name{_MORE}') from None
-    images: dict[int | str, CocoImage] = {}
-    for image in content['images']:
-        known = image if isinstance(image, dict) else {}
-        number, name = known.get('id'), known.get('file_name')
-        width, height = known.get('width'), known.get('height')
-        if not is_id(number) or not isinstance(name, str):
-            raise DataError(f'{path}: image {image!r}'[:200] + f' has no id or file_name{_MORE}')
-        if not is_size(width) or not is_size(height):
-            raise DataError(
-                f'{path}: image {name} has the size {width} x {height}, expected two positive '
-                f'integers{_MORE}'
+    coco = read_coco_file(path)
+    first = {problem.kind: problem for problem in reversed(coco.problems)}
+    for kind, text in (SKIPPED | MASKS).items():
+        if number := coco.skipped[kind] + coco.others[kind]:
+            problem = first[kind]
+            where = f'{path}, annotation {problem.annotation_id}: {problem.message}'
+            notes.lost(text if kind in MASKS else f'annotations {text}', where, number)
+    if coco.num_ignored:
+        notes.lost('annotations with ignore set', str(path), coco.num_ignored)
+    categories = sorted(coco.categories, key=lambda category: id_order(category['id']))
+    names = {category['id']: category['name'] for category in categories}
+    images = []
+    for image in coco.images:
+        objects = []
+        for annotation in image.objects:
+            x, y, w, h = annotation['bbox']
+            found = CocoObject(
+                name=names[annotation['category_id']],
+                box=(x, y, x + w, y + h),
+                segmentation=annotation.get('segmentation') or None,
+                crowd=bool(annotation.get('iscrowd')),
+                source=f'{path}, annotation {annotation.get("id")}',
             )
-        images[number] = CocoImage(name, int(width), int(height), [])
-    for annotation in content['annotations']:
-        with notes.collecting():
-            found = _object(annotation, images, names, str(path))
-            images[annotation['image_id']].objects.append(found)
-    notes.finish()
-    return list(names.values()), list(images.values())
-
-
-def _object(annotation: dict, images: dict, names: dict, path: str) -> CocoObject:
-    if not isinstance(annotation, dict):
-        raise DataError(f'{path}: annotation {annotation!r} is no object'[:200])
-    source = f'{path}, annotation {annotation.get("id")}'
-    for key, known in (('image_id', images), ('category_id', names)):
-        if not is_id(annotation.get(key)) or annotation[key] not in known:
-            raise DataError(f'{source}: {key} {annotation.get(key)} is not in the file')
-    try:
-        x, y, w, h = map(float, annotation['bbox'])
-    except (KeyError, TypeError, ValueError):
-        raise DataError(
-            f'{source}: bbox is {annotation.get("bbox")}, expected x, y, width, height'
-        ) from None
-    image = images[annotation['image_id']]
-    mask = annotation.get('segmentation')
-    if mask:
-        usable = usable_mask(mask, image.height, image.width)
-        if usable is None:
-            raise DataError(f'{source}: its segmentation cannot be used')
-        mask = [p.tolist() for p in usable] if isinstance(usable, list) else mask
-    return CocoObject(
-        name=names[annotation['category_id']],
-        box=(x, y, x + w, y + h),
-        segmentation=mask or None,
-        crowd=bool(annotation.get('iscrowd', 0)),
-        source=source,
-    )
+            objects.append(found)
+        images.append(CocoImage(image.file_name, image.width, image.height, objects))
+    return list(names.values()), images
 
 
 def kept_objects(image: CocoImage, notes: Notes, what_of_crowds: str) -> Iterator[CocoObject]:

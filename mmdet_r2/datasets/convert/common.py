@@ -63,9 +63,9 @@ class Notes:
         elif self.num_errors == MOST_SHOWN + 1:
             self.report('further ones are counted only')
 
-    def lost(self, what: str, where: str) -> None:
+    def lost(self, what: str, where: str, number: int = 1) -> None:
         """Count something that the target format cannot hold or that is not meant to be kept."""
-        self.counts[what] += 1
+        self.counts[what] += number
         self._first.setdefault(what, where)
 
     def finish(self) -> None:
