@@ -8,7 +8,6 @@ reads the files' syntax trees and runs nothing.
 """
 
 import ast
-import contextlib
 import copy
 import difflib
 import functools
@@ -27,6 +26,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.fileio import YamlHandler, register_handler
 from mmengine.logging import print_log
 
+from .config_imports import (
+    base_files,
+    is_pure_python,
+    read_pure_python,
+    registered_name,
+    resolve_imports,
+)
 from .errors import ConfigError, DataError
 from .files import MAX_YAML, parse_yaml, read_bytes
 from .registry import PEER_SCOPE, SCOPE, without_scope
@@ -76,6 +82,7 @@ def load_config(
         config = copy.deepcopy(source)
     else:
         config = _read(find_config(source))
+    resolve_imports(config._cfg_dict)
     overrides = dict(overrides or {})
     if overrides:
         _apply(config, overrides)
@@ -161,7 +168,10 @@ def _read(path: Path) -> Config:
     """A Python config is a program, which runs as its user; others are data."""
     files: list[ConfigFile] = []
     try:
-        files = list(config_files(path).chain())
+        chain = config_files(path)
+        files = list(chain.chain())
+        if chain.pure_python:
+            return Config(_values(path), filename=str(path))
         # custom_imports are imported later: mmdetection's own modules have to be left out first
         return Config.fromfile(path, import_custom_modules=False)
     except ConfigError:
@@ -188,6 +198,14 @@ def _place_of(error: BaseException, files: Sequence['ConfigFile'], path: Path) -
         if os.path.abspath(frame.filename) in names:
             return f'{names[os.path.abspath(frame.filename)]}:{frame.lineno}'
     return str(path)
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """What a config assigns and inherits, with imported names unresolved."""
+    tree = ast.parse(path.read_text(encoding='utf-8')) if path.suffix == '.py' else None
+    if tree is None or not is_pure_python(tree):
+        return _read(path)._cfg_dict
+    return read_pure_python(path, tree, find_config, _values)
 
 
 def _apply(config: Config, overrides: dict[str, Any]) -> None:
@@ -222,8 +240,8 @@ def _strip_scope(node: Any) -> None:
             node.pop('_scope_')
         for key in ('type', 'constructor'):
             value = node.get(key)
-            if isinstance(value, str):
-                node[key] = without_scope(value)
+            if isinstance(value, str) and '.' in value:
+                node[key] = registered_name(without_scope(value))
         for value in node.values():
             _strip_scope(value)
     elif isinstance(node, (list, tuple)):
@@ -291,6 +309,7 @@ class ConfigFile:
     read: set[str] = field(default_factory=set)
     read_from_base: set[str] = field(default_factory=set)
     tree: ast.Module | None = None
+    pure_python: bool = False  # in mmengine's style of that name, see config_imports
     content: dict[str, Any] = field(default_factory=dict)  # JSON and YAML
 
     def chain(self) -> Iterator['ConfigFile']:
@@ -305,8 +324,7 @@ def config_files(path: str | Path) -> ConfigFile:
 
     Raises:
         ConfigError: names the file and line of what is not Python, JSON or YAML, of a ``_base_``
-            that is no file or leads back to itself, and of a config in the pure-Python style of
-            mmengine.
+            that is no file or leads back to itself.
     """
     return _config_files(Path(path), ())
 
@@ -322,6 +340,12 @@ def _config_files(path: Path, above: tuple[str, ...]) -> ConfigFile:
     if path.suffix == '.py':
         file.tree = _parsed(text, path)
         bases = _scan(file)
+        file.pure_python = is_pure_python(file.tree)
+        if file.pure_python:
+            imports = list(base_files(file.tree, path, find_config))
+            bases = [str(base) for _, base in imports]
+            file.read |= {alias.name for node, _ in imports for alias in node.names}
+            file.read_from_base = file.read
     else:
         content = _data(_substituted(text, path), path)
         if not isinstance(content, dict):
@@ -348,28 +372,23 @@ def _config_files(path: Path, above: tuple[str, ...]) -> ConfigFile:
             raise ConfigError(f'{where}: _base_ {base!r} is none of {", ".join(SUFFIXES)}')
         if os.path.realpath(target) in above:
             raise ConfigError(f'{where}: _base_ {base!r} leads back to {target}')
-        file.bases.append(_config_files(target, above))
+        inherited = _config_files(target, above)
+        if inherited.pure_python and not file.pure_python:
+            raise ConfigError(
+                f'{where}: _base_ {base!r} is in the pure-Python style, which is inherited with '
+                f'"with read_base(): from .{target.stem} import *"'
+            )
+        file.bases.append(inherited)
     return file
 
 
 def _parsed(text: str, path: Path) -> ast.Module:
-    lazy = ''
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
         raise ConfigError(f'{path}:{error.lineno or 1}: not valid Python: {error.msg}') from None
     except (ValueError, RecursionError, MemoryError) as error:  # zero bytes; nested too deeply
         raise ConfigError(f'{path}: not valid Python: {error or type(error).__name__}') from None
-    with contextlib.suppress(Exception):  # what it cannot judge, it says when it reads
-        if Config._is_lazy_import(str(path)):
-            kinds = (ast.With, ast.Import, ast.ImportFrom)
-            lines = [node.lineno for node in ast.walk(tree) if isinstance(node, kinds)]
-            lazy = f'{path}:{min(lines)}'
-    if lazy:
-        raise ConfigError(
-            f'{lazy}: is in the pure-Python style of mmengine ("with read_base():" and imports of '
-            "what types name), which is not read; use _base_ = ['file.py'] and names of types"
-        )
     return tree
 
 
@@ -522,12 +541,12 @@ def _entries_of_tree(tree: ast.Module) -> Iterator[_Entry]:
             elif (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
-                and node.func.attr in ('update', 'append', 'insert', 'extend')
+                and node.func.attr in ('update', 'merge', 'append', 'insert', 'extend')
             ):
                 keys = _path_of(node.func.value)
-                if not keys or keys[0] not in variables:
+                if not keys or keys[0] == '_base_':
                     continue
-                if node.func.attr == 'update':
+                if node.func.attr in ('update', 'merge'):
                     for part in node.args:
                         yield from _entries_of_node(part, keys, node.lineno, variables)
                     for keyword in node.keywords:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from . import registry
 from .config import ConfigFile, Origin, config_files, origin_of, origins
+from .config_imports import import_problem
 from .config_keys import (
     DEFAULT_TYPES,
     GIVEN,
@@ -295,6 +296,8 @@ class _Checker:
             known |= set(OPS)
         near = difflib.get_close_matches(kind, sorted(known), n=3, cutoff=0.6)
         hint = f' (did you mean {" or ".join(near)}?)' if near else ''
+        if '.' in kind and (reason := import_problem(kind)):
+            hint = f' and cannot be imported ({reason})'
         where = ' or '.join(dict.fromkeys(registry_.name for registry_ in registries))
         self.problems.append(
             f"{'.'.join((*path, key))}: '{kind}' is not registered as {where}{hint}"
