@@ -26,6 +26,8 @@ import torch
 
 MAX_DEPTH = 100
 """Containers within containers."""
+MAX_REPEATED = 1 << 28
+"""Values that a file's tensors may have in all where they repeat what is stored."""
 
 # numpy's names of numbers and booleans: 'f4', 'd', '?'. Text ('U3', 'S3') is allowed besides;
 # objects, records, dates and arrays within arrays are not.
@@ -107,6 +109,7 @@ class Reader:
         self.mappings = set(_MAPPINGS)
         # a file can hand the same bytes to any number of arrays
         self.budget = (1 << 26) + 16 * len(data)
+        self.repeated = MAX_REPEATED
 
     def load(self, *, bare: bool = False) -> Any:
         """What the pickle holds.
@@ -141,6 +144,13 @@ class Reader:
         self.budget -= size
         if self.budget < 0:
             raise Refused('far more memory than the file has bytes')
+
+    def repeat(self, count: int) -> None:
+        """Note a tensor of ``count`` values that repeats what is stored: a copy of it is larger
+        than the file."""
+        self.repeated -= count
+        if self.repeated < 0:
+            raise Refused(f'tensors that repeat what is stored to more than {MAX_REPEATED} values')
 
     # ---- bytes
 

@@ -24,8 +24,6 @@ LEGACY = b'\x80\x02\x8a\x0a' + torch.serialization.MAGIC_NUMBER.to_bytes(10, 'li
 ARCHIVE = b'PK'
 
 _LEGACY_PROTOCOL = 1001
-# A tensor may repeat what is stored, as torch's expand() does; this often at most.
-_EXPANDED = 1 << 20
 
 
 class Storage:
@@ -337,8 +335,10 @@ def _tensor(
     stored = len(storage.data) // dtype.itemsize
     count = math.prod(size)
     end = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride)) if count else offset
-    if len(size) != len(stride) or end > stored or count > max(stored, _EXPANDED):
+    if len(size) != len(stride) or end > stored:
         raise Damaged(f'a tensor {list(size)} of {stored} stored values that is not in them')
+    if count > stored:  # as torch's expand() makes it
+        reader.repeat(count)
     values = storage.data[: stored * dtype.itemsize].view(dtype)
     return values.as_strided(size, stride, offset + values.storage_offset())
 
