@@ -359,6 +359,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise now the DataError that :func:`replacing` would raise later; makes the folder."""
+    with writing(path):
+        target = Path(os.path.realpath(path))
+        if os.path.isdir(target):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if os.path.exists(target) and not os.path.isfile(target):
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(target, target.suffix)
+        temporary.touch()
+        temporary.unlink()
+
+
 def temporary_name(path: Path, suffix: str) -> Path:
     """A hidden name beside ``path``, of that suffix, that no other writer takes: no thread, process
     or machine that shares the folder.

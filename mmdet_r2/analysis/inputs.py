@@ -1,5 +1,6 @@
 """The results of a test and what they are compared with, image by image."""
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from pycocotools import mask as coco_mask
 
 from ..apis.tta import datasets_of
 from ..config import load_config
 from ..errors import ConfigError, DataError
 from ..evaluation import load_results
-from ..evaluation.image_result import compressed_masks
+from ..evaluation.image_result import detection_arrays, mask_results
 from ..evaluation.matching import Comparison, Objects, compare
 from ..ops import nms
 from ..registry import DATASETS, build, init_scope
@@ -82,8 +84,9 @@ def read_tested(
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     metainfo = dict(dataset.metainfo)
     classes = tuple(metainfo.get('thing_classes') or metainfo.get('classes') or ())
+    not_finite = 0
     for number, (info, result) in enumerate(zip(infos, found)):
-        if 'img_id' in result and result['img_id'] != info.get('img_id'):
+        if 'img_id' in result and not _same_id(result['img_id'], info.get('img_id')):
             raise DataError(
                 f'{results}: entry {number} is of image {result["img_id"]!r}, but the test data '
                 f'of {name} has image {info.get("img_id")!r} there; use the config that was tested.'
@@ -95,36 +98,45 @@ def read_tested(
                 'use the config that was tested.'
             )
         where = f'{results}: entry {number}, image {info.get("img_id")!r}'
-        _check_instances(result, len(classes), where, name)
-        masks = (result.get('pred_instances') or {}).get('masks')
-        if masks is not None:
-            height, width = info['height'], info['width']
-            masks = compressed_masks(list(masks), height, width, where)
-            result['pred_instances']['masks'] = masks
+        if result.get('pred_instances') is not None:  # else semantic or panoptic maps only
+            size = (info['height'], info['width'])
+            not_finite += _check_instances(result, size, len(classes), where, name)
+    if not_finite:
+        print_log(
+            f'{results}: {not_finite} detections are NaN or infinite and are left out (are the '
+            'weights sound?)',
+            'current',
+            level=logging.WARNING,
+        )
     return Tested(config, metainfo, classes, infos, found, dataset)
 
 
-def _check_instances(result: dict, num_classes: int, entry: str, config: str) -> None:
-    instances = result.get('pred_instances')
-    if instances is None:
-        return  # semantic or panoptic maps only
-    absent = [key for key in ('bboxes', 'scores', 'labels') if key not in instances]
-    if absent:
-        raise DataError(f'{entry}: pred_instances has no {absent[0]!r}.')
-    labels = np.asarray(instances['labels'])
-    shape = tuple(instances['bboxes'].shape)
-    if len(labels) and shape != (len(labels), 4):
-        raise DataError(f'{entry}: bboxes are of shape {shape}, expected {(len(labels), 4)}.')
-    for key in ('scores', 'masks', 'mask_scores'):
-        if key in instances and len(instances[key]) != len(labels):
-            number = len(instances[key])
-            raise DataError(f'{entry}: there are {len(labels)} detections, but {number} {key}.')
+def _same_id(one: Any, other: Any) -> bool:
+    """Whether two image ids are equal; other than numbers and texts never are."""
+    return isinstance(one, int | str) and not isinstance(one, bool) and one == other
+
+
+def _check_instances(
+    result: dict, size: tuple[int, int], num_classes: int, entry: str, config: str
+) -> int:
+    """Make ``pred_instances`` arrays, and masks run lengths, that are sound; the number of
+    detections that are NaN or infinite.
+    """
+    instances = result['pred_instances']
+    arrays = detection_arrays(instances, entry)
+    labels = arrays['labels']
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise DataError(
             f'{entry}: there is a detection with label {wrong}, but the test data of {config} has '
             f'{num_classes} classes; use the config that was tested.'
         )
+    masks = instances.get('masks')
+    if masks is not None:
+        arrays['masks'] = mask_results(masks, len(labels), *size, entry)  # type: ignore[assignment]
+    result['pred_instances'] = {**instances, **arrays}
+    finite = np.isfinite(arrays['scores']) & np.isfinite(arrays['bboxes']).all(axis=1)
+    return int(np.count_nonzero(~finite))
 
 
 def compared(

@@ -29,11 +29,11 @@ from .coco_format import (
     write_results,
 )
 from .coco_numbers import AP_ITEMS, COCO_MAX_DETS, TWELVE, class_table, mean_of, number_of
-from .collect import PerImageMetric, dataset_of, meta_of
+from .collect import PerImageMetric, dataset_of, meta_of, number_array
 from .image_result import (
     ImageResult,
-    as_array,
     check_labels,
+    detection_arrays,
     finite_detections,
     mask_results,
     pack,
@@ -114,7 +114,10 @@ class CocoMetric(PerImageMetric):
         use_mp_eval: bool = False,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        self.metrics = [metric] if isinstance(metric, str) else list(metric)
+        self.metrics = [metric] if isinstance(metric, str) else metric
+        if not isinstance(self.metrics, list | tuple) or not self.metrics:
+            raise ConfigError(f'CocoMetric.metric is {metric!r}, expected a name or several')
+        self.metrics = list(self.metrics)
         for name in self.metrics:
             if name not in METRIC_NAMES:
                 raise ConfigError(
@@ -129,15 +132,27 @@ class CocoMetric(PerImageMetric):
                 'CocoMetric.format_only needs outfile_prefix: where to write the results'
             )
         self.classwise = classwise
-        self.proposal_nums = tuple(int(number) for number in proposal_nums)
-        self.iou_thrs = (
-            np.linspace(0.5, 0.95, 10)
-            if iou_thrs is None
-            else np.atleast_1d(np.asarray(iou_thrs, float))
-        )
-        self.metric_items = None if metric_items is None else list(metric_items)
-        for item in self.metric_items or ():
-            number_of(item)
+        numbers = number_array(proposal_nums, 1)
+        if not numbers.size or not ((numbers >= 1) & (numbers % 1 == 0)).all():
+            raise ConfigError(
+                f'CocoMetric.proposal_nums is {proposal_nums!r}, expected positive integers'
+            )
+        self.proposal_nums = tuple(int(number) for number in numbers)
+        self.iou_thrs = np.linspace(0.5, 0.95, 10)
+        if iou_thrs is not None:
+            self.iou_thrs = number_array(iou_thrs, 1)
+        if not self.iou_thrs.size or not ((self.iou_thrs > 0) & (self.iou_thrs <= 1)).all():
+            raise ConfigError(f'CocoMetric.iou_thrs is {iou_thrs!r}, expected numbers in (0, 1]')
+        self.metric_items: list[str] | None = None
+        if metric_items is not None:
+            items = [metric_items] if isinstance(metric_items, str) else metric_items
+            if not isinstance(items, list | tuple) or not items:
+                raise ConfigError(
+                    f'CocoMetric.metric_items is {metric_items!r}, expected a list of names'
+                )
+            self.metric_items = list(items)
+            for item in self.metric_items:
+                number_of(item)
         self.format_only = format_only
         self.outfile_prefix = outfile_prefix
         self.ann_file = ann_file
@@ -197,6 +212,12 @@ class CocoMetric(PerImageMetric):
                 names |= {f'AR@{number}' for number in self.proposal_nums}
         return names
 
+    def output_files(self) -> list[str]:
+        """See :class:`PerImageMetric`."""
+        if self.outfile_prefix is None:
+            return []
+        return [f'{self.outfile_prefix}.{kind}.json' for kind in ('bbox', 'segm')]
+
     def known_ids(self) -> Container[Any] | None:
         """See :class:`PerImageMetric`."""
         return self._known
@@ -217,15 +238,15 @@ class CocoMetric(PerImageMetric):
         img_id, height, width = meta_of(sample)
         _check_known(img_id, self._known, self.ann_file)
         predicted = sample['pred_instances']
-        masks = predicted.get('masks')
-        bboxes = as_array(predicted['bboxes']).astype(np.float32).reshape(-1, 4)
-        if 'segm' in self.metrics and masks is None and len(bboxes):
+        where = f'results of image {img_id!r}'
+        arrays = detection_arrays(predicted, where)
+        number, masks = len(arrays['labels']), predicted.get('masks')
+        if 'segm' in self.metrics and masks is None and number:
             raise ConfigError(
                 "metric 'segm' needs masks, but this model predicts boxes only; use 'bbox'"
             )
         if masks is not None:
-            where = f'results of image {img_id!r}'
-            masks = mask_results(masks, len(bboxes), height, width, where)
+            masks = mask_results(masks, number, height, width, where)
         instances = None
         if self._annotations is None and 'instances' in sample:
             instances = [_plain(instance) for instance in sample['instances']]
@@ -239,18 +260,13 @@ class CocoMetric(PerImageMetric):
             img_id=img_id,
             height=height,
             width=width,
-            bboxes=bboxes,
-            scores=as_array(predicted['scores']).astype(np.float32),
-            labels=as_array(predicted['labels']).astype(np.int64),
             masks=masks,
-            mask_scores=(
-                as_array(predicted['mask_scores']).astype(np.float32)
-                if 'mask_scores' in predicted
-                else None
-            ),
             instances=instances,
             dataset=dataset_of(sample),
+            **arrays,
         )
+        if self._dataset_meta is not None:  # at its first image, not after the last
+            check_labels([result], len(self._classes()))
         result, number = finite_detections(result)
         if number:
             self._without_finite_scores.add(result.img_id)
@@ -277,13 +293,13 @@ class CocoMetric(PerImageMetric):
         if annotations is None:
             annotations = annotations_of(images, self._classes())
         category_ids = self._category_ids(annotations)
+        check_labels(images, len(category_ids))
         if self._known is not None and len(images) < len(self._known):
             print_log(
                 f'evaluating {len(images)} of the {len(self._known)} images in {self.ann_file}',
                 'current',
                 level=30,
             )
-        check_labels(images, len(category_ids))
         if self.outfile_prefix is not None:
             write_results(images, category_ids, self.outfile_prefix, annotations)
         self.report = {}

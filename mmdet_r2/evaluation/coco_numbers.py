@@ -72,7 +72,8 @@ TWELVE = {
 
 def number_of(item: str) -> Number:
     """What a metric item such as mAP_50 or AR_s@1000 means."""
-    if match := re.fullmatch(r'AR(_[sml])?@(\d+)', item):
+    text = item if isinstance(item, str) else ''
+    if match := re.fullmatch(r'AR(_[sml])?@([1-9][0-9]{0,8})', text):
         return Number('AR', AREAS[match[1] or ''], int(match[2]))
     if item not in AP_ITEMS:
         raise ConfigError(

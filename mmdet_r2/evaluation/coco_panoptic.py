@@ -156,6 +156,10 @@ class CocoPanopticMetric(PerImageMetric):
             return set()
         return {f'{name}{suffix}' for name in ('PQ', 'SQ', 'RQ') for suffix in SETS.values()}
 
+    def output_files(self) -> list[str]:
+        """See :class:`PerImageMetric`; the folder of the maps is beside it."""
+        return [] if self.outfile_prefix is None else [f'{self.outfile_prefix}.panoptic.json']
+
     def known_ids(self) -> Container[Any] | None:
         """See :class:`PerImageMetric`."""
         return None if self._truth is None or self.format_only else self._truth.annotations

@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from mmengine import dist
 from mmengine.evaluator import BaseMetric
@@ -119,8 +120,24 @@ def meta_of(sample: Mapping[str, Any]) -> tuple[int | str, int, int]:
                 f'the data samples have no {key!r}: it must be in PackDetInputs.meta_keys'
             )
     img_id = sample['img_id']
+    if isinstance(img_id, np.generic | np.ndarray | torch.Tensor) and img_id.ndim == 0:
+        img_id = img_id.item()
+    if not isinstance(img_id, int | str) or isinstance(img_id, bool):
+        raise ConfigError(f'a data sample has img_id {img_id!r}, expected an integer or a text')
     height, width = sample['ori_shape'][:2]
-    return img_id.item() if hasattr(img_id, 'item') else img_id, int(height), int(width)
+    return img_id, int(height), int(width)
+
+
+def number_array(value: Any, ndim: int) -> np.ndarray:
+    """``value`` of a config as an array of ``ndim`` dimensions, float; one without any number where
+    it is none.
+    """
+    try:
+        array = np.array(value, ndmin=ndim)
+    except ValueError:  # lists of unequal length
+        array = np.zeros(0)
+    fits = array.dtype.kind in 'fiu' and array.ndim == ndim
+    return array.astype(float) if fits else np.zeros([0] * ndim)
 
 
 class PerImageMetric(BaseMetric):
@@ -144,6 +161,10 @@ class PerImageMetric(BaseMetric):
     def result_names(self) -> set[str]:
         """Names of the numbers that :meth:`compute_metrics` may give."""
         raise NotImplementedError
+
+    def output_files(self) -> list[str]:
+        """Files that will be written."""
+        return []
 
     def known_ids(self) -> Container[Any] | None:
         """Ids of the images that ``ann_file`` has; None without one."""

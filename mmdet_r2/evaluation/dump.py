@@ -49,6 +49,10 @@ class DumpDetResults(BaseMetric):
             raise ConfigError(f'{out_file_path}: the results file must end in .pkl or .pickle')
         self.out_file_path = str(out_file_path)
 
+    def output_files(self) -> list[str]:
+        """Files that will be written."""
+        return [self.out_file_path]
+
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep one batch's predictions; masks as run lengths, tensors on the CPU."""
         self.results += [_portable(sample) for sample in data_samples]

@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 
 from mmdet_r2.datasets.wrappers import Source, sources_of
 from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.files import check_writable
 from mmdet_r2.registry import EVALUATOR
 
 from .collect import PerImageMetric
@@ -36,8 +37,10 @@ class Evaluator(MMEngineEvaluator):
         Raises:
             ConfigError: two metrics give numbers of one name; a metric cannot tell the images of
                 two data sets apart.
-            DataError: a metric's annotation file does not have an image of the data set.
+            DataError: a metric's annotation file does not have an image of the data set; what it
+                is to write cannot be written.
         """
+        self._check_outputs(key)
         metrics = [m for m in self.metrics if isinstance(m, PerImageMetric)]
         self._check_names(metrics, key)
         sources = sources_of(dataset)
@@ -54,6 +57,19 @@ class Evaluator(MMEngineEvaluator):
                     metric.confine(numbers, size)
                     print_log(f'{_called(metric)}: {size} entries of that file only', 'current')
                 _check_ids(metric, measured, key)
+
+    def _check_outputs(self, key: str) -> None:
+        writer: dict[str, Any] = {}
+        for metric in self.metrics:
+            files = metric.output_files() if hasattr(metric, 'output_files') else []
+            for path in files:
+                other = writer.setdefault(path, metric)
+                if getattr(other, 'ann_file', None) != getattr(metric, 'ann_file', None):
+                    raise ConfigError(
+                        f'{key}: {_called(other)} and {_called(metric)} would both write {path}: '
+                        'set a different outfile_prefix for each'
+                    )
+                check_writable(path)
 
     def _check_names(self, metrics: Sequence[PerImageMetric], key: str) -> None:
         seen: dict[str, PerImageMetric] = {}

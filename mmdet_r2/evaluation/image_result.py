@@ -61,6 +61,46 @@ def finite_detections(result: ImageResult) -> tuple[ImageResult, int]:
     return select(result, finite), int(np.count_nonzero(~finite))
 
 
+def detection_arrays(predicted: Any, where: str) -> dict[str, np.ndarray]:
+    """The numbers of an image's n detections: ``bboxes`` (n, 4), ``scores`` (n,) and, if there are
+    any, ``mask_scores`` (n,), float32; ``labels`` (n,) int64.
+
+    Args:
+        predicted: mapping with tensors, arrays or lists under these names.
+        where: begins the message: which image, of which file.
+
+    Raises:
+        DataError: one is missing, of another shape, or holds anything but numbers.
+    """
+    if not hasattr(predicted, 'keys'):
+        raise DataError(f'{where}: pred_instances is a {type(predicted).__name__}, expected a dict')
+    found: dict[str, np.ndarray] = {}
+    for key in ('labels', 'bboxes', 'scores', 'mask_scores'):
+        if key not in predicted:
+            if key == 'mask_scores':
+                continue
+            raise DataError(f'{where}: pred_instances has no {key!r}')
+        try:
+            array = as_array(predicted[key])
+        except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            raise DataError(f'{where}: {key} is no array of numbers ({error})') from None
+        number = len(found['labels']) if found else array.size
+        shape = (number, 4) if key == 'bboxes' else (number,)
+        if array.size == 0 and number == 0:
+            array = array.reshape(shape)
+        if array.shape != shape:
+            raise DataError(
+                f'{where}: {key} has the shape {array.shape}, expected {shape}'
+                + (f' for {number} labels' if found else ', one for each detection')
+            )
+        if array.size and array.dtype.kind not in 'fiu':
+            raise DataError(f'{where}: {key} is of type {array.dtype}, expected numbers')
+        if key == 'labels' and array.dtype.kind == 'f' and not (array == np.floor(array)).all():
+            raise DataError(f'{where}: labels are no integers, such as {array.flat[0]!r}')
+        found[key] = array.astype(np.int64 if key == 'labels' else np.float32)
+    return found
+
+
 def mask_results(masks: Any, number: int, height: int, width: int, where: str) -> list[dict]:
     """The masks of an image's detections as run lengths.
 
@@ -80,7 +120,13 @@ def mask_results(masks: Any, number: int, height: int, width: int, where: str) -
                 f'{where}: masks are of shape {shape}, expected {(number, height, width)}: a mask '
                 'for each box, of the size of the image (ori_shape)'
             )
-        return encode_rle(masks) if number else []
+        bitmaps = as_array(masks)
+        if bitmaps.dtype != bool and not ((bitmaps == 0) | (bitmaps == 1)).all():
+            raise DataError(
+                f'{where}: masks are {bitmaps.dtype} numbers up to {bitmaps.max()}, expected bool, '
+                'or 0 and 1'
+            )
+        return encode_rle(bitmaps) if number else []
     if len(masks) != number:
         raise DataError(f'{where}: {len(masks)} masks for {number} boxes')
     return compressed_masks(masks, height, width, where)

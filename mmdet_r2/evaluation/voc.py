@@ -10,8 +10,16 @@ from terminaltables import AsciiTable
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import METRICS
 
-from .collect import PerImageMetric, dataset_of, meta_of
-from .image_result import ImageResult, as_array, check_labels, finite_detections, pack, unpack
+from .collect import PerImageMetric, dataset_of, meta_of, number_array
+from .image_result import (
+    ImageResult,
+    as_array,
+    check_labels,
+    detection_arrays,
+    finite_detections,
+    pack,
+    unpack,
+)
 from .recall import greedy_iou, top_boxes
 from .voc_ap import EVAL_MODES, ClassResult, FlatBoxes, evaluate_classes
 
@@ -75,8 +83,9 @@ class VOCMetric(PerImageMetric):
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        self.metrics = [metric] if isinstance(metric, str) else list(metric or ())
-        if not self.metrics or not set(self.metrics) <= set(METRIC_NAMES):
+        several = list(metric) if isinstance(metric, list | tuple) else []
+        self.metrics = [metric] if isinstance(metric, str) else several
+        if not self.metrics or not all(name in METRIC_NAMES for name in self.metrics):
             raise ConfigError(
                 f'VOCMetric.metric is {metric!r}; known are {", ".join(METRIC_NAMES)}'
             )
@@ -84,17 +93,17 @@ class VOCMetric(PerImageMetric):
             raise ConfigError(
                 f'VOCMetric.eval_mode is {eval_mode!r}; known are {", ".join(EVAL_MODES)}'
             )
-        thresholds = _numbers(iou_thrs, 1)
+        thresholds = number_array(iou_thrs, 1)
         if not thresholds.size or not ((thresholds > 0) & (thresholds <= 1)).all():
             raise ConfigError(f'VOCMetric.iou_thrs is {iou_thrs!r}, expected numbers in (0, 1]')
         self.iou_thrs = thresholds.tolist()
-        ranges = _numbers(scale_ranges, 2) if scale_ranges else np.zeros((0, 2))
+        ranges = number_array(scale_ranges, 2) if scale_ranges else np.zeros((0, 2))
         if ranges.shape[1] != 2 or not ((ranges[:, 0] >= 0) & (ranges[:, 0] < ranges[:, 1])).all():
             raise ConfigError(
                 f'VOCMetric.scale_ranges is {scale_ranges!r}, expected pairs (low, high)'
             )
         self.scale_ranges = ranges.tolist()
-        numbers = _numbers(proposal_nums, 1)
+        numbers = number_array(proposal_nums, 1)
         if not numbers.size or not ((numbers >= 1) & (numbers % 1 == 0)).all():
             raise ConfigError(
                 f'VOCMetric.proposal_nums is {proposal_nums!r}, expected positive integers'
@@ -138,18 +147,18 @@ class VOCMetric(PerImageMetric):
                 'VOCMetric needs detections, but this model gives no pred_instances; use another '
                 'evaluator'
             )
-        predicted = sample['pred_instances']
         img_id, height, width = meta_of(sample)
+        arrays = detection_arrays(sample['pred_instances'], f'results of image {img_id!r}')
         result, number = finite_detections(
             ImageResult(
                 img_id=img_id,
                 height=height,
                 width=width,
-                bboxes=as_array(predicted['bboxes']).astype(np.float32).reshape(-1, 4),
-                scores=as_array(predicted['scores']).astype(np.float32),
-                labels=as_array(predicted['labels']).astype(np.int64),
                 instances=_objects(sample),
                 dataset=dataset_of(sample),
+                bboxes=arrays['bboxes'],
+                scores=arrays['scores'],
+                labels=arrays['labels'],
             )
         )
         if number:
@@ -158,6 +167,8 @@ class VOCMetric(PerImageMetric):
                 f'image {result.img_id}: {number} detections are NaN or infinite and are left out '
                 '(said once; are the weights sound?)',
             )
+        if self._dataset_meta is not None:
+            _check_all_labels([result], len(self._classes()))
         limits = (width + 1, height + 1) * 2
         if any(c > limit for o in result.instances or () for c, limit in zip(o['bbox'], limits)):
             self._warn(
@@ -182,14 +193,7 @@ class VOCMetric(PerImageMetric):
         """
         images = self.distinct(results)
         classes = self._classes()
-        check_labels(images, len(classes))
-        for image in images:
-            wrong = [o['bbox_label'] for o in image.instances or ()]
-            if wrong and not 0 <= min(wrong) <= max(wrong) < len(classes):
-                raise ConfigError(
-                    f'image {image.img_id}: an object has a label outside of 0 to '
-                    f'{len(classes) - 1}, but metainfo.classes has {len(classes)} names'
-                )
+        _check_all_labels(images, len(classes))
         if not any(len(image.bboxes) for image in images):
             print_log(f'no detection in any of {len(images)} images', 'current', level=30)
         if not any(not o['ignore_flag'] for image in images for o in image.instances or ()):
@@ -272,13 +276,16 @@ class VOCMetric(PerImageMetric):
         return values
 
 
-def _numbers(value: Any, ndim: int) -> np.ndarray:
-    """``value`` as an array of ``ndim`` dimensions; one without any number where it is none."""
-    try:
-        array = np.array(value, float, ndmin=ndim)
-    except (TypeError, ValueError):
-        array = np.array([], ndmin=ndim)
-    return array if array.ndim == ndim else np.array([], ndmin=ndim)
+def _check_all_labels(images: Sequence[ImageResult], number: int) -> None:
+    """Raise where a detection or an object is not of one of so many classes."""
+    check_labels(images, number)
+    for image in images:
+        labels = [o['bbox_label'] for o in image.instances or ()]
+        if labels and not 0 <= min(labels) <= max(labels) < number:
+            raise ConfigError(
+                f'image {image.img_id}: an object has a label outside of 0 to {number - 1}, but '
+                f'metainfo.classes has {number} names'
+            )
 
 
 def _objects(sample: dict) -> list[dict]:
