@@ -29,6 +29,7 @@ class OtherToyDetector(ToyDetector):
 BY_ITER = {
     'train_cfg': {'type': 'IterBasedTrainLoop', 'max_iters': 8, '_delete_': True},
     'default_hooks__checkpoint': {'by_epoch': False, 'interval': 2},
+    'model__num_classes': 3,
 }
 
 
@@ -88,7 +89,7 @@ def test_other_settings_are_named_in_one_line(
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        ({'model__num_classes': 4}, ['model.num_classes', '3', '4']),
+        ({'model__num_classes': 4}, ['model.num_classes was 3']),
         ({'model__type': 'OtherToyDetector'}, ['model.type', 'OtherToyDetector']),
         ({'optim_wrapper__optimizer': {'type': 'AdamW', 'lr': 0.1, '_delete_': True}}, ['AdamW']),
         ({'optim_wrapper__optimizer': {'type': 'Adam', 'lr': 0.1, '_delete_': True}}, ['Adam']),

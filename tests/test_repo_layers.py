@@ -7,7 +7,7 @@ import pytest
 
 # Packages of mmdet_r2 that a module of the package may import besides its own and the base ones.
 BASE = {
-    *('errors', 'files', 'locks', 'pickles', 'progress', 'registry', 'rpn_names'),
+    *('errors', 'files', 'launcher', 'locks', 'pickles', 'progress', 'registry', 'rpn_names'),
     *('torch_files', 'ops', '__init__'),
 }
 ALLOWED = {

@@ -16,7 +16,18 @@ MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
 PORT=${PORT:-29500}
 TOOLS=$(cd "$(dirname "$0")" && pwd)
 
-PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" exec "${PYTHON:-python}" -m torch.distributed.run \
+# torchrun would answer with pages of tracebacks
+if [ "$NODE_RANK" = 0 ] && ! "${PYTHON:-python}" -c '
+import socket, sys
+with socket.socket() as one:
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(("", int(sys.argv[1])))' "$PORT" 2>/dev/null; then
+    echo "error: PORT $PORT: not a port, or another process uses it; set PORT to another" >&2
+    exit 2
+fi
+
+# $$ is torchrun's process, too
+MMDET_R2_LAUNCHER=$$ PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" exec "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="$NNODES" \
     --node_rank="$NODE_RANK" \
     --master_addr="$MASTER_ADDR" \

@@ -5,15 +5,16 @@
 import argparse
 import os
 
-from mmengine.config import DictAction
-
-from mmdet_r2.apis.test import METRICS, test
-from mmdet_r2.engine import shut_down
 from mmdet_r2.errors import run_cli
+from mmdet_r2.launcher import end_with_launcher
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
+    from mmengine.config import DictAction
+
+    from mmdet_r2.apis.test import METRICS
+
     parser = argparse.ArgumentParser(
         description='Measure a detector on the test data of a config.',
         epilog='example: python tools/test.py mask_rcnn_r2_101_fpn_2x_coco latest.pth '
@@ -86,7 +87,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     """Parse, test."""
+    end_with_launcher()
+    # takes seconds, in which Ctrl-C must not end in a traceback
     args = parse_args()
+    from mmdet_r2.apis.test import test
+    from mmdet_r2.engine import shut_down
+
     try:
         test(
             args.config,

@@ -5,15 +5,14 @@ import argparse
 import os
 import sys
 
-from mmengine.config import DictAction
-
-from mmdet_r2.apis.train import train
-from mmdet_r2.engine import InvalidLossError, shut_down
 from mmdet_r2.errors import run_cli
+from mmdet_r2.launcher import end_with_launcher
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
+    from mmengine.config import DictAction
+
     parser = argparse.ArgumentParser(
         description='Train a detector.',
         epilog='example: python tools/train.py faster_rcnn_r50_fpn_1x_coco --amp --auto-scale-lr '
@@ -60,7 +59,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     """Parse, train."""
+    end_with_launcher()
     args = parse_args()
+    # takes seconds, in which Ctrl-C must not end in a traceback
+    from mmdet_r2.apis.train import train
+    from mmdet_r2.engine import InvalidLossError, shut_down
+
     try:
         train(
             args.config,

@@ -3,7 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,21 @@ from ..errors import ConfigError, UserError
 #: Seconds after which a rank that waits for another gives up; long enough for one process to
 #: evaluate while others wait.
 COLLECTIVE_TIMEOUT = 900
+
+
+@contextmanager
+def port_errors() -> Iterator[None]:
+    """What torch says within where the port of the first rank is taken becomes a
+    :class:`ConfigError` that names it."""
+    try:
+        yield
+    except RuntimeError as error:  # torch's DistNetworkError is one
+        if 'EADDRINUSE' not in str(error) and 'address already in use' not in str(error):
+            raise
+        raise ConfigError(
+            f'MASTER_PORT {os.environ.get("MASTER_PORT")}: another process uses this port; choose '
+            'another (PORT of tools/dist_train.sh)'
+        ) from None
 
 
 def init_cpu_group(launcher: str, timeout: float) -> None:

@@ -101,6 +101,8 @@ def compare_configs(path: str, meta: Mapping[str, Any], config: Mapping[str, Any
     pairs = {key: (before.get(key), now.get(key)) for key in {**now, **before}}
     differences = Differences({key: pair for key, pair in pairs.items() if pair[0] != pair[1]})
     for key, (old, new) in differences.items():
+        if old is None or new is None:  # a default, which may be the same; weights are compared
+            continue
         if key == 'model.type' or (key.startswith('model.') and key.endswith('.num_classes')):
             raise CheckpointError(
                 f'{path}: {key} was {old!r} and is {new!r} now, its weights mean something else; '

@@ -26,13 +26,14 @@ from torch.utils.data import DataLoader
 from .. import __version__
 from ..errors import CheckpointError, ConfigError
 from ..files import write_text
+from ..launcher import end_with_launcher
 from ..registry import LOOPS, MODELS, RUNNERS, build, built_from
 from ..zoo import load_checkpoint as zoo_load_checkpoint
 from ..zoo import read_checkpoint
 from .checkpoint import CheckpointHook, latest_checkpoint, write_atomically
 from .checks import base_batch_size, check_loader, check_milestones, check_optimizer
 from .data_order import build_eval_dataloader, build_train_dataloader
-from .processes import COLLECTIVE_TIMEOUT, from_first_rank, init_cpu_group
+from .processes import COLLECTIVE_TIMEOUT, from_first_rank, init_cpu_group, port_errors
 from .resume import (
     Differences,
     check_classes,
@@ -74,13 +75,15 @@ class Runner(_Runner):
         """Processes, threads and, if distributed, the process group: NCCL on GPUs, gloo on CPUs."""
         dist_cfg = dict(env_cfg.get('dist_cfg') or {})
         dist_cfg.setdefault('timeout', COLLECTIVE_TIMEOUT)
+        if self.distributed:
+            end_with_launcher()
         if not torch.cuda.is_available():
             dist_cfg['backend'] = 'gloo'
             if self.distributed and not is_distributed():
                 # mmengine's set-up selects a GPU first
-                with built_from(f'--launcher {self.launcher}'):
+                with built_from(f'--launcher {self.launcher}'), port_errors():
                     init_cpu_group(self.launcher, dist_cfg['timeout'])
-        with built_from('env_cfg'):
+        with built_from('env_cfg'), port_errors():
             super().setup_env({**env_cfg, 'dist_cfg': dist_cfg})
         self._timestamp = from_first_rank(new_log_folder, self.work_dir, self._timestamp)
         self.channels_last = env_cfg.get('channels_last')
