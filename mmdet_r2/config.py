@@ -34,7 +34,7 @@ from .config_imports import (
     resolve_imports,
 )
 from .errors import ConfigError, DataError
-from .files import MAX_YAML, parse_yaml, read_bytes
+from .files import MAX_NESTING, MAX_YAML, parse_yaml, read_bytes
 from .registry import PEER_SCOPE, SCOPE, without_scope
 
 #: Of config files: Python, which is run, and data.
@@ -394,13 +394,20 @@ def _parsed(text: str, path: Path) -> ast.Module:
 
 def _data(text: str, path: Path) -> Any:
     if path.suffix != '.json':
-        return parse_yaml(text, path, ConfigError) or {}
+        return parse_yaml(text, path, ConfigError)
     try:
-        return json.loads(text)
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f'{path}:{error.lineno}: not valid JSON: {error.msg}') from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f'{path}: not readable as JSON ({error})') from None
+    level = [content]
+    for _ in range(MAX_NESTING):
+        below = [list(n.values()) if isinstance(n, dict) else n for n in level]
+        level = [part for parts in below if isinstance(parts, list) for part in parts]
+    if level:
+        raise ConfigError(f'{path}: nested more than {MAX_NESTING} deep')
+    return content
 
 
 def _substituted(text: str, path: Path) -> str:

@@ -46,6 +46,7 @@ YAMLS = {
     'tabs': 'a:\n\t- b',
     'two documents': 'a: 1\n---\nb: 2',
     'a list': '- 1',
+    'nothing': '',
     'a key that is no text': '1: 2',
 }
 
@@ -75,7 +76,7 @@ def test_yaml_is_data_wherever_it_is_read(
         child.write_text(base)
         with pytest.raises(ConfigError, match=r'a\.yaml'):
             load_config(child)
-    if kind not in ('a list', 'a key that is no text'):
+    if kind not in ('a list', 'a key that is no text', 'nothing'):
         refused(index._yaml, path)
     assert not (tmp_path / 'made').exists()
 
@@ -133,6 +134,7 @@ def test_sound_yaml_is_read_as_ever() -> None:
         (b'{"a": [' * 100_000, r'a\.json'),
         (b'[' * 100_000 + b']' * 100_000, r'a\.json'),
         (b'{"a": 1,}', r'a\.json:1'),
+        (b'{"a":' * 300 + b'1' + b'}' * 300, r'a\.json'),
         (b'{"a": "\xff"}', r'a\.json'),
         (b'[1]', r'a\.json'),
         (b'', r'a\.json'),

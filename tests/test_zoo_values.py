@@ -151,6 +151,9 @@ def test_sound_meta(tmp_path: Path) -> None:
         ({0: torch.ones(1)}, '0'),
         ({b'a': torch.ones(1)}, "b'a'"),
         (dict(epoch=10**70), 'epoch'),
+        ({**WEIGHTS, 'a\nb': torch.ones(1)}, r'a\nb'),
+        ({**WEIGHTS, '\ud800': torch.ones(1)}, r'\ud800'),
+        ({**WEIGHTS, 'a' * 10_000: torch.ones(1)}, 'aaa'),
     ],
 )
 def test_no_weights(content: Any, expected: str, tmp_path: Path) -> None:
@@ -173,6 +176,15 @@ def test_safetensors(tmp_path: Path) -> None:
         path.write_bytes(content[:cut])
         with pytest.raises(CheckpointError, match=r'a\.safetensors'):
             read_checkpoint(path)
+
+
+def test_versions_of_modules_that_are_none(tmp_path: Path) -> None:
+    for version in ('x', None, [1]):
+        weights = OrderedDict(WEIGHTS)
+        weights._metadata = {'1': dict(version=version), '': 5, '0': dict(version=1)}
+        torch.save(dict(state_dict=weights), tmp_path / 'a.pth')
+        assert load_checkpoint(model(), tmp_path / 'a.pth').complete
+        assert load_checkpoint(model(), dict(state_dict=weights)).complete
 
 
 def test_arrays_of_nan(tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ _CONTAINERS = (
 )
 
 
+# of a tensor's name, which reports show
+_LONGEST_NAME = 500
+
+
 def checkpoint_weights(
     checkpoint: Mapping[str, Any], name: str = 'checkpoint'
 ) -> dict[str, Tensor]:
@@ -46,8 +50,11 @@ def checkpoint_weights(
     weights = {}
     for key, value in source.items():
         if _is_array(value):
-            if not isinstance(key, str):
-                raise CheckpointError(f'{name}: a tensor is called {key!r:.80}, expected a text')
+            if not (isinstance(key, str) and key.isprintable() and len(key) <= _LONGEST_NAME):
+                raise CheckpointError(
+                    f'{name}: a tensor is called {key!r:.80}, expected a line of at most '
+                    f'{_LONGEST_NAME} characters'
+                )
             weights[key] = _tensor(value, f'{name}: {key!r:.200}')
     if not weights:
         keys = ', '.join(f'{key!s:.40}' for key in list(checkpoint)[:6]) or 'nothing'
@@ -244,7 +251,12 @@ def with_versions(
     result: OrderedDict[str, Tensor] = OrderedDict(weights)
     for source in (*(checkpoint.get(key) for key in _CONTAINERS), checkpoint):
         versions = getattr(source, '_metadata', None)
-        if versions is not None:
-            result._metadata = versions  # type: ignore[attr-defined]
+        if isinstance(versions, Mapping):
+            # modules compare them with numbers
+            result._metadata = {  # type: ignore[attr-defined]
+                key: entry
+                for key, entry in versions.items()
+                if isinstance(entry, Mapping) and isinstance(entry.get('version', 1), int)
+            }
             break
     return result
