@@ -361,10 +361,11 @@ class _Checker:
             for key in list(node):
                 if key in words or self.drop(node, key, f'{parent}.{name}', path):
                     continue
-                near = _nearest(key, words)
+                small = str(key).lower()  # CLASSES
+                near = _nearest(small, words)
                 if free and not (
-                    any(_one_letter_apart(str(key), word) for word in words)
-                    or difflib.get_close_matches(str(key), words, n=1, cutoff=0.75)
+                    any(_one_letter_apart(small, word) for word in words)
+                    or difflib.get_close_matches(small, words, n=1, cutoff=0.75)
                 ):
                     continue
                 self.problems.append(

@@ -288,9 +288,7 @@ PLAIN: dict[str, str | None] = {
     'loss_scale': 'init_scale growth_factor backoff_factor growth_interval enabled',
     'filter_cfg': 'filter_empty_gt filter_crowd_only min_size bbox_min_size',
     'data_prefix': 'img img_path seg seg_map_path sub_data_root ann ~',
-    'metainfo': (
-        'classes palette CLASSES PALETTE dataset_type task_name thing_classes stuff_classes ~'
-    ),
+    'metainfo': ('classes palette dataset_type task_name thing_classes stuff_classes ~'),
     'backend_args': 'backend path_mapping ~',
     'upsample_cfg': 'mode scale_factor align_corners',
     'plugins': 'cfg stages position',

@@ -1,6 +1,7 @@
 """Annotations of other formats to COCO JSON and back: real files, holes and parts, bad rows."""
 
 import base64
+import csv
 import json
 import re
 import runpy
@@ -518,6 +519,70 @@ class TestCSV:
         (found,) = content['annotations']
         assert found['bbox'] == [10, 20, 20, 30]
         assert content['categories'] == [dict(id=1, name='cat')]
+
+    @pytest.mark.parametrize(
+        ('header', 'row'),
+        [
+            ('label_name,x,y,width,height,image_name,image_width,image_height',
+             'cat,10,20,20,30,a.jpg,96,64'),
+            ('filename,width,height,class,xmin,ymin,xmax,ymax', 'a.jpg,96,64,cat,10,20,30,50'),
+            ('image_width,image_height,width,height,x,y,label,image',
+             '96,64,20,30,10,20,cat,a.jpg'),
+            ('image,width,height,w,h,x,y,class', 'a.jpg,96,64,20,30,10,20,cat'),
+            ('image,width,height,image_width,image_height,xmin,ymin,xmax,ymax,class',
+             'a.jpg,20,30,96,64,10,20,30,50,cat'),
+            ('image_id,file_name,class_id,class_name,xmin,ymin,width,height',
+             '7,a.jpg,3,cat,10,20,20,30'),
+            ('Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId',
+             'a.jpg;96;64;10;20;30;50;cat'),
+            ('path,filename,cx,cy,w,h,class', '/x/b.jpg,a.jpg,20,35,20,30,cat'),
+            ('ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded',
+             'a,xclick,cat,1,10,30,20,50,0'),
+        ],
+    )  # fmt: skip
+    def test_headers_of_other_tools(self, photos, notes, header, row):
+        (photos / 'x.csv').write_text(f'{header}\n{row}\n')
+        found = collect(convert.read_csv(photos / 'x.csv', notes), notes, photos)
+        assert found == [('cat', [10, 20, 20, 30], None, 0)]
+
+    @pytest.mark.parametrize('label', ['{"label":"cat"}', '{"class":{"cat":true},"id":"4"}'])
+    @pytest.mark.parametrize(
+        'region',
+        [
+            '{"name":"rect","x":10,"y":20,"width":20,"height":30}',
+            '{"name":"polygon","all_points_x":[10,30,15],"all_points_y":[20,35,50]}',
+            '{"name":"ellipse","cx":20,"cy":35,"rx":10,"ry":15}',
+        ],
+    )
+    def test_regions_of_the_vgg_annotator(self, photos, notes, region, label):
+        with open(photos / 'x.csv', 'w', newline='') as file:
+            rows = csv.writer(file)
+            names = 'filename file_size file_attributes region_count region_id'
+            rows.writerow([*names.split(), 'region_shape_attributes', 'region_attributes'])
+            rows.writerow(['a.jpg', 9, '{}', 1, 0, region, label])
+            rows.writerow(['b.jpg', 9, '{}', 0, 0, '{}', '{}'])
+        content = convert.to_coco(convert.read_csv(photos / 'x.csv', notes), photos, None, notes)
+        assert [i['file_name'] for i in content['images']] == ['a.jpg', 'b.jpg']
+        assert [a['bbox'] for a in content['annotations']] == [[10, 20, 20, 30]]
+        assert content['categories'] == [dict(id=1, name='cat')]
+
+    @pytest.mark.parametrize(
+        ('region', 'label'),
+        [
+            ('{"name":"point","cx":1,"cy":2}', '{"label":"cat"}'),
+            ('{"name":"rect","x":1}', '{"label":"cat"}'),
+            ('{"name":"rect","x":1,"y":2,"width":9,"height":9}', '{"a":"cat","b":"dog"}'),
+            ('[1]', '{}'),
+            ('{', '{}'),
+        ],
+    )
+    def test_regions_that_are_none(self, photos, notes, region, label):
+        with open(photos / 'x.csv', 'w', newline='') as file:
+            rows = csv.writer(file)
+            rows.writerow(['filename', 'region_shape_attributes', 'region_attributes'])
+            rows.writerow(['a.jpg', region, label])
+        with pytest.raises(DataError, match=r'x\.csv:2: '):
+            list(convert.read_csv(photos / 'x.csv', notes))
 
     def test_files_that_are_no_csv(self, photos, notes):
         (photos / 'x.csv').write_bytes('a.jpg,1,2,9,9,cat\na.jpg,1,2,9,9,Äpfel\n'.encode('cp1252'))

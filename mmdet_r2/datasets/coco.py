@@ -22,7 +22,12 @@ from mmdet_r2.datasets.coco_json import (
     parse_coco,
     read_content,
 )
-from mmdet_r2.datasets.metainfo import COCO_METAINFO, palette_for
+from mmdet_r2.datasets.metainfo import (
+    COCO_METAINFO,
+    check_metainfo,
+    check_palette,
+    palette_for,
+)
 from mmdet_r2.datasets.transforms import LoadAnnotations, LoadImageFromFile, UnreadableImageError
 from mmdet_r2.errors import ConfigError, DataError, did_you_mean
 from mmdet_r2.registry import DATASETS, SCOPE
@@ -136,13 +141,15 @@ class CocoDataset(BaseDataset):
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
-        if metainfo is not None and not isinstance(metainfo, Mapping):
-            raise ConfigError(f'metainfo is {metainfo!r}, expected dict(classes=(...))')
+        if metainfo is not None:
+            check_metainfo(metainfo)
         loaded = super()._load_metainfo(metainfo)
         given = set(metainfo or ())
         loaded['classes'] = _checked_classes(loaded['classes'])
         if 'classes' in given and 'palette' not in given:
             loaded['palette'] = palette_for(loaded['classes'])
+        if loaded.get('palette') is not None:
+            check_palette(loaded['palette'], loaded['classes'])
         return loaded
 
     # ---------------------------------------------------------------- reading the annotation file

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from mmdet_r2.datasets.coco import CocoDataset, listing
 from mmdet_r2.datasets.coco_json import CocoFile, CocoImage, parse_panoptic
-from mmdet_r2.datasets.metainfo import COCO_PANOPTIC_METAINFO
+from mmdet_r2.datasets.metainfo import COCO_PANOPTIC_METAINFO, check_metainfo
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import DATASETS
 from mmdet_r2.structures.panoptic import VOID_LABEL
@@ -52,6 +52,7 @@ class CocoPanopticDataset(CocoDataset):
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
+        check_metainfo(metainfo or {})
         given = dict(metainfo or {})
         if 'thing_classes' in given and 'stuff_classes' in given:
             for key in ('thing_classes', 'stuff_classes'):

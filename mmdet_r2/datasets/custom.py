@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mmdet_r2.datasets.coco import CocoDataset
 from mmdet_r2.datasets.image_annotations import ImageAnnotations, coco_content
 from mmdet_r2.datasets.image_files import read_header
+from mmdet_r2.datasets.metainfo import check_metainfo
 from mmdet_r2.errors import ConfigError, DataError
 
 
@@ -57,6 +58,7 @@ class CustomDataset(CocoDataset):
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
+        check_metainfo(metainfo or {})
         metainfo = dict(metainfo or {})
         if 'classes' not in metainfo:
             if not cls.classes:

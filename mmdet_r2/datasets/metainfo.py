@@ -1,6 +1,22 @@
 """Class names and colours of the data sets known by name."""
 
 import colorsys
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmdet_r2.errors import ConfigError
+
+#: What data sets, metrics and drawings read of a metainfo; other keys are the user's own.
+METAINFO_KEYS = (
+    'classes',
+    'palette',
+    'dataset_type',
+    'task_name',
+    'thing_classes',
+    'stuff_classes',
+)
+_PALETTES = ('coco', 'voc', 'random', 'none')  # names that drawings know
 
 # fmt: off
 # The "things" of COCO 2017 in the order of their category ids, with the colours (RGB) of COCO's
@@ -84,6 +100,46 @@ COCO_PANOPTIC_METAINFO: dict = dict(
     stuff_classes=_STUFF,
     palette=[*COCO_METAINFO['palette'], *_STUFF_PALETTE],
 )
+
+
+def check_metainfo(metainfo: Any) -> None:
+    """Raise unless ``metainfo`` is a dictionary without misspelt keys: mmdetection 2.x's
+    ``CLASSES`` would be passed over in silence.
+
+    Raises:
+        ConfigError: it is something else, or has such a key.
+    """
+    if not isinstance(metainfo, Mapping):
+        raise ConfigError(f'metainfo is {metainfo!r}, expected dict(classes=(...))')
+    for key in metainfo:
+        if key in METAINFO_KEYS:
+            continue
+        near = difflib.get_close_matches(str(key).lower(), METAINFO_KEYS, n=1, cutoff=0.75)
+        if near or not isinstance(key, str):
+            hint = f' (did you mean {near[0]}?)' if near else ', expected a text'
+            raise ConfigError(f'metainfo.{key}: no such key{hint}')
+
+
+def check_palette(palette: Any, classes: Sequence[str]) -> None:
+    """Raise unless ``palette`` is a name, or a colour (R, G, B) in 0 to 255 for each class.
+
+    Raises:
+        ConfigError: it is not; names the colour.
+    """
+    if isinstance(palette, str) and palette in _PALETTES:
+        return
+    if not isinstance(palette, (list, tuple)):
+        raise ConfigError(f'metainfo.palette is {palette!r}, expected a list of (R, G, B)')
+    for i, colour in enumerate(palette):
+        values = colour if isinstance(colour, (list, tuple)) else ()
+        if len(values) != 3 or not all(
+            isinstance(value, int) and 0 <= value <= 255 for value in values
+        ):
+            raise ConfigError(
+                f'metainfo.palette.{i} is {colour!r}, expected (R, G, B) from 0 to 255'
+            )
+    if len(palette) != len(classes):
+        raise ConfigError(f'metainfo.palette has {len(palette)} colours for {len(classes)} classes')
 
 
 def palette_for(classes: tuple[str, ...]) -> list[tuple[int, int, int]]:

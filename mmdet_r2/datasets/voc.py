@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 
 from mmdet_r2.datasets.coco import CocoDataset, listing
 from mmdet_r2.datasets.image_files import SUFFIXES, read_header
-from mmdet_r2.datasets.metainfo import VOC_METAINFO
+from mmdet_r2.datasets.metainfo import VOC_METAINFO, check_metainfo
 from mmdet_r2.datasets.transforms import LoadImageFromFile, RandomCrop, ResizeShortestEdge
 from mmdet_r2.datasets.voc_xml import XMLImage, XMLObject, parse_split, parse_xml
 from mmdet_r2.errors import ConfigError, DataError
@@ -132,6 +132,7 @@ class XMLDataset(CocoDataset):
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
+        check_metainfo(metainfo or {})
         if 'classes' not in {**cls.METAINFO, **(metainfo or {})}:
             raise ConfigError(f"{cls.__name__} needs metainfo=dict(classes=('...', ...))")
         return super()._load_metainfo(metainfo)

@@ -1,10 +1,12 @@
 """CSV with a row per object: image, box and class, in the columns that many tools write.
 
-Columns are known by their header, in any order and case; without a header they are image, xmin,
-ymin, xmax, ymax, class. A row with an image and nothing else is an image without objects.
+Columns are known by their header, in any order and case, VGG Image Annotator's regions included;
+without a header they are image, xmin, ymin, xmax, ymax, class. A row with an image and nothing
+else is an image without objects.
 """
 
 import csv
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,26 +20,42 @@ from mmdet_r2.errors import DataError, did_you_mean
 from mmdet_r2.files import write_text
 from mmdet_r2.progress import progress
 
-# Header names, lower case and without blanks, hyphens or underscores.
-_COLUMNS: dict[str, tuple[str, ...]] = {
-    'image': ('image', 'filename', 'file', 'imagename', 'imagepath', 'path', 'imgpath', 'img')
-    + ('imageid',),
-    'class': ('class', 'label', 'name', 'category', 'classname', 'labelname', 'categoryname'),
-    'xmin': ('xmin', 'x1', 'left', 'bboxxmin'),
-    'ymin': ('ymin', 'y1', 'top', 'bboxymin'),
-    'xmax': ('xmax', 'x2', 'right', 'bboxxmax'),
-    'ymax': ('ymax', 'y2', 'bottom', 'bboxymax'),
-    'x': ('x', 'bboxx'),
-    'y': ('y', 'bboxy'),
-    'w': ('w', 'bboxw', 'bboxwidth', 'boxwidth'),
-    'h': ('h', 'bboxh', 'bboxheight', 'boxheight'),
-    'bbox': ('bbox', 'box'),
-    'width': ('width', 'imagewidth', 'imgwidth'),
-    'height': ('height', 'imageheight', 'imgheight'),
-    'crowd': ('iscrowd', 'isgroupof'),
+# Header names, lower case and without blanks, dots, hyphens or underscores; ';' separates ranks:
+# where a file has several columns of one meaning, the first rank that it has counts.
+_COLUMNS = {
+    name: [rank.split() for rank in ranks.split(';')]
+    for name, ranks in {
+        'image': 'filename file imagename imgname imagefile imagefilename; image img; '
+        'path imagepath imgpath filepath; imageid',
+        'class': 'classname labelname categoryname; class label category; name; '
+        'classid labelid categoryid',
+        'xmin': 'xmin x1 left bboxxmin roix1',
+        'ymin': 'ymin y1 top bboxymin roiy1',
+        'xmax': 'xmax x2 right bboxxmax roix2',
+        'ymax': 'ymax y2 bottom bboxymax roiy2',
+        'xcenter': 'xcenter centerx cx xcentre',
+        'ycenter': 'ycenter centery cy ycentre',
+        'x': 'x bboxx',
+        'y': 'y bboxy',
+        'w': 'bboxwidth boxwidth bboxw boxw; w',
+        'h': 'bboxheight boxheight bboxh boxh; h',
+        'bbox': 'bbox box',
+        'width': 'imagewidth imgwidth imagew imgw originalwidth',
+        'height': 'imageheight imgheight imageh imgh originalheight',
+        'side w': 'width',  # of the box or of the image
+        'side h': 'height',
+        'crowd': 'iscrowd isgroupof',
+    }.items()
 }
 _DEFAULT = ('image', 'xmin', 'ymin', 'xmax', 'ymax', 'class')
-_BOXES = (('xmin', 'ymin', 'xmax', 'ymax'), ('x', 'y', 'w', 'h'), ('bbox',))
+_BOXES = (
+    ('xmin', 'ymin', 'xmax', 'ymax'),
+    ('x', 'y', 'w', 'h'),
+    ('xcenter', 'ycenter', 'w', 'h'),
+    ('bbox',),
+)
+# The columns of VGG Image Annotator that hold JSON.
+_VIA = ('regionshapeattributes', 'regionattributes')
 
 
 def read_csv(
@@ -103,14 +121,9 @@ def _rows(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     numbers = any(parsed_number(cell) is not None for cell in box)
     if len(header) == len(_DEFAULT) and (numbers or not any(box)):
         return list(_DEFAULT), rows
-    known = {spelling: name for name, spellings in _COLUMNS.items() for spelling in spellings}
-    columns = [known.get(_plain(cell), '') for cell in header]
-    # Beside x and y, width and height are the box's; beside w and h, or corners, the image's.
-    if {'x', 'y'} <= set(columns) and not {'w', 'h'} & set(columns):
-        columns = [{'width': 'w', 'height': 'h'}.get(name, name) for name in columns]
-    # An id beside a name is not the image.
-    if columns.count('image') > 1:
-        columns = ['' if _plain(c) == 'imageid' else name for name, c in zip(columns, header)]
+    if set(_VIA) <= set(map(_plain, header)):
+        return _via_rows(file, header, rows[1:])
+    columns = _columns(file, header)
     boxes = [box for box in _BOXES if set(box) <= set(columns)]
     missing = [name for name in ('image', 'class') if name not in columns]
     if missing or not boxes:
@@ -118,15 +131,102 @@ def _rows(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         unknown = [cell for cell, name in zip(header, columns) if not name]
         hint = did_you_mean(missing[0], unknown) if missing else ''
         raise DataError(f'{file}:1: no column {wanted}{hint}; the header has {", ".join(header)}')
-    for name in set(columns) - {''}:
-        if columns.count(name) > 1:
-            twice = [cell for cell, other in zip(header, columns) if other == name]
-            raise DataError(f'{file}:1: columns {" and ".join(twice)} both mean {name}')
     return columns, rows[1:]
 
 
+def _columns(file: Path, header: list[str]) -> list[str]:
+    """Our name for each column, '' for those of no use."""
+    columns = [''] * len(header)
+    spelt = [_plain(cell) for cell in header]
+    for name, ranks in _COLUMNS.items():
+        for rank in ranks:
+            own = [i for i, cell in enumerate(spelt) if cell in rank]
+            if len(own) > 1:
+                twice = ' and '.join(header[i] for i in own)
+                raise DataError(f'{file}:1: columns {twice} both mean {name}')
+            if own:
+                columns[own[0]] = name
+                break
+    there = set(columns)
+    renamed = {}
+    if {'xmin', 'ymin'} <= there and not {'xmax', 'ymax', 'x', 'y'} & there:
+        renamed = {'xmin': 'x', 'ymin': 'y'}  # a corner and a size
+    starts = {'x', 'y'} <= there or {'xcenter', 'ycenter'} <= there or bool(renamed)
+    for side, box, image in (('side w', 'w', 'width'), ('side h', 'h', 'height')):
+        # the box's where it needs one, else the image's unless that has a column of its own
+        renamed[side] = box if starts and box not in there else '' if image in there else image
+    return [renamed.get(name, name) for name in columns]
+
+
+def _via_rows(
+    file: Path, header: list[str], rows: list[tuple[int, list[str]]]
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The regions of VGG Image Annotator as rows of our columns: boxes, and boxes around
+    polygons, circles and ellipses."""
+    spelt = [_plain(cell) for cell in header]
+    if 'filename' not in spelt:
+        raise DataError(f'{file}:1: no column filename; the header has {", ".join(header)}')
+    name, shape, region = (spelt.index(cell) for cell in ('filename', *_VIA))
+    found = []
+    for line, row in rows:
+        where = f'{file}:{line}'
+        if len(row) != len(header):
+            raise DataError(f'{where}: {len(row)} columns, expected {len(header)}')
+        outline, attributes = _object(row[shape], where), _object(row[region], where)
+        box = _via_box(outline, where) if outline else [''] * 4
+        found.append((line, [row[name], *box, _via_class(attributes, where) if outline else '']))
+    return list(_DEFAULT), found
+
+
+def _object(cell: str, where: str) -> dict:
+    try:
+        value = json.loads(cell or '{}')
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise DataError(f'{where}: {cell[:80]!r} is not a JSON object')
+    return value
+
+
+def _via_box(outline: dict, where: str) -> list[str]:
+    """xmin, ymin, xmax, ymax of a region."""
+    keys = {'rect': 'x y width height', 'circle': 'cx cy r r', 'ellipse': 'cx cy rx ry'}
+    kind = str(outline.get('name'))
+    try:
+        if kind in ('polygon', 'polyline'):
+            xs, ys = ([float(v) for v in outline[f'all_points_{axis}']] for axis in 'xy')
+            box = [min(xs), min(ys), max(xs), max(ys)]
+        else:
+            x, y, w, h = (float(outline[key]) for key in keys[kind].split())
+            box = [x, y, x + w, y + h] if kind == 'rect' else [x - w, y - h, x + w, y + h]
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f'{where}: region {str(outline)[:80]!r}, expected rect, polygon, circle or ellipse '
+            'with its numbers'
+        ) from None
+    return [as_text(value) for value in box]
+
+
+def _via_class(attributes: dict, where: str) -> str:
+    """The class that a region's attributes name: the only one, or that which is called so."""
+    spellings = [spelling for rank in _COLUMNS['class'] for spelling in rank]
+    keys = [key for spelling in spellings for key in attributes if _plain(key) == spelling]
+    keys = keys or (list(attributes) if len(attributes) == 1 else [])
+    if not keys:
+        raise DataError(
+            f'{where}: which of {list(attributes)!r} is the class? expected one, or class'
+        )
+    value = attributes[keys[0]]
+    if isinstance(value, dict):  # check boxes
+        chosen = [key for key, ticked in value.items() if ticked]
+        if len(chosen) != 1:
+            raise DataError(f'{where}: {keys[0]} is {value!r}, expected one class')
+        value = chosen[0]
+    return str(value)
+
+
 def _plain(text: str) -> str:
-    return ''.join(c for c in text.strip().lower() if c not in ' _-')
+    return ''.join(c for c in text.strip().lower() if c not in ' _-.')
 
 
 class _Objects:
@@ -159,6 +259,8 @@ class _Objects:
             text = ', '.join(row[key] for key in keys)[:80]
             raise DataError(f'{where}: box is {text}, expected four finite numbers')
         x1, y1, x2, y2 = numbers
+        if keys[0] == 'xcenter':
+            x1, y1 = x1 - x2 / 2, y1 - y2 / 2
         if keys != _BOXES[0]:
             x2, y2 = x1 + x2, y1 + y2
         corners = [x1, y1, x2, y2]
