@@ -1,5 +1,6 @@
 """The web demo: what it shows, and the page itself in a real browser."""
 
+import dataclasses
 import json
 import os
 import re
@@ -34,7 +35,7 @@ LOW = 0.05  # where the slider of the page starts
 
 
 @pytest.fixture
-def findings() -> web.Findings:
+def findings(tmp_path: Path) -> web.Findings:
     """Two instances and a panoptic map of a cat, a dog, sky and pixels of no segment."""
     masks = torch.zeros(2, 40, 60, dtype=torch.bool)
     masks[0, 5:20, 10:30] = True
@@ -53,9 +54,10 @@ def findings() -> web.Findings:
         pred_panoptic_seg=PixelData(sem_seg=panoptic),
     )
     sample.pred_panoptic_seg.set_metainfo(dict(segments_info=segments(panoptic, 3, 2)))
-    pixels = np.full((40, 60, 3), 100, np.uint8)
+    photo = tmp_path / 'photo.bmp'
+    write_image(photo, np.full((40, 60, 3), 100, np.uint8))
     meta = dict(classes=CLASSES, palette=[(255, 0, 0), (0, 255, 0), (0, 0, 255)])
-    return web.Findings.of('model', 'folder/photo.jpg', pixels, sample, meta)
+    return web.Findings.of('model', str(photo), (40, 60), sample, meta)
 
 
 def test_table_follows_the_threshold(findings: web.Findings) -> None:
@@ -109,6 +111,18 @@ def test_file_of_results(findings: web.Findings) -> None:
     assert findings.write_json(0.3) == str(path) and len(list(path.parent.iterdir())) == 1
     findings.folder.cleanup()
     assert not path.parent.exists()
+
+
+def test_what_is_kept_for_visitors_is_bounded(findings: web.Findings) -> None:
+    assert findings.num_bytes < 15_000
+    kept = web.Kept(5 * findings.num_bytes)
+    keys = [kept.put(dataclasses.replace(findings)) for _ in range(20)]
+    assert [kept.get(key) is not None for key in keys] == [False] * 15 + [True] * 5
+    again = kept.put(findings, keys[19])
+    assert kept.get(keys[19]) is None and kept.get(keys[16]) and kept.get(again)
+    assert kept.get(None) is None
+    huge = dataclasses.replace(findings, packed=bytes(10**6))
+    assert kept.get(kept.put(huge)) is None and kept.get(again) is None
 
 
 @pytest.mark.parametrize('host, port', [('127.0.0.1', 99999), ('300.1.1.1', 0)])

@@ -8,16 +8,20 @@ import os
 import socket
 import tempfile
 import threading
+import time
+import uuid
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from mmengine.structures import InstanceData
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError, DataError, UserError
 from ..files import path_inside, plain_name, write_json
 from ..structures import DetDataSample
 from ..structures.panoptic import INSTANCE_OFFSET
@@ -34,6 +38,12 @@ except ImportError:
     ) from None
 
 _KEPT = 3600  # seconds
+#: Bytes of findings that are held for the sliders of all visitors together, beside the one image
+#: that is being looked at: decoded, as the detector takes it, and drawn.
+MAX_KEPT = 2**28
+#: Bytes of a file that a visitor sends, and visitors that wait.
+MAX_UPLOAD = 2**26
+_MAX_WAITING = 64
 
 BOXES_AND_MASKS, BOXES, MASKS, PANOPTIC = 'boxes and masks', 'boxes', 'masks', 'panoptic map'
 
@@ -82,7 +92,7 @@ class Shelf:
         with self._lock:
             model = self._model(name)
             sample = cast(DetDataSample, inference_detector(model, pixels, masks='rle'))
-        return Findings.of(name, image, pixels[..., ::-1], sample, cast(dict, model.dataset_meta))
+        return Findings.of(name, image, pixels.shape[:2], sample, cast(dict, model.dataset_meta))
 
     def _model(self, name: str) -> nn.Module:
         if name not in self._loaded:
@@ -99,17 +109,18 @@ class Findings:
     """What one model found in one image, kept so that the threshold can be moved without running
     the model again.
 
-    ``pixels`` (H, W, 3) uint8 RGB; ``instances`` ``bboxes`` (n, 4) xyxy in its pixels, ``scores``,
-    ``labels`` and, of a mask model, ``masks`` as n COCO RLE; ``panoptic`` (H, W) label + number *
-    ``INSTANCE_OFFSET`` with ``segments``, of a panoptic model, else None; ``folder`` of files to be
-    downloaded, which goes with the findings.
+    The image itself is read from ``file`` again when it is drawn: decoded, it may take a thousand
+    times the file. ``size`` height and width; ``instances`` ``bboxes`` (n, 4) xyxy in pixels,
+    ``scores``, ``labels`` and, of a mask model, ``masks`` as n COCO RLE; ``packed`` the (H, W)
+    int32 panoptic map, compressed, with ``segments``, of a panoptic model, else None; ``folder`` of
+    files to be downloaded, which goes with the findings.
     """
 
     model: str
     file: str
-    pixels: np.ndarray
+    size: tuple[int, int]
     instances: InstanceData
-    panoptic: np.ndarray | None
+    packed: bytes | None
     segments: list[dict[str, Any]]
     classes: Sequence[str]
     palette: Any
@@ -122,7 +133,7 @@ class Findings:
         cls,
         model: str,
         file: str,
-        pixels: np.ndarray,
+        size: tuple[int, int],
         sample: DetDataSample,
         meta: dict[str, Any],
     ) -> 'Findings':
@@ -132,9 +143,9 @@ class Findings:
         return cls(
             model,
             file,
-            pixels,
+            size,
             instances,
-            None if found is None else found.sem_seg[0].cpu().numpy(),
+            None if found is None else zlib.compress(_int32(found.sem_seg[0]), 1),
             [] if found is None else found.segments_info,
             meta.get('classes', ()),
             meta.get('palette'),
@@ -143,36 +154,40 @@ class Findings:
     def views(self) -> list[str]:
         """The ways in which this result can be shown, the best first."""
         views = [BOXES_AND_MASKS, BOXES, MASKS] if 'masks' in self.instances else [BOXES]
-        return views if self.panoptic is None else [PANOPTIC, *views]
+        return views if self.packed is None else [PANOPTIC, *views]
 
     def above(self, threshold: float) -> InstanceData:
         """The instances that score at least ``threshold``."""
         return self.instances[self.instances.scores >= threshold]
 
     def drawing(self, threshold: float, view: str) -> np.ndarray:
-        """The image with what was found, (H, W, 3) uint8 RGB."""
-        if view == PANOPTIC and self.panoptic is not None:
+        """The image with what was found, (H, W, 3) uint8 RGB.
+
+        Raises:
+            DataError: the file is not there any more.
+        """
+        pixels = ImageSource(self.file, self.file).decode()[..., ::-1]
+        if view == PANOPTIC and self.packed is not None:
+            panoptic = np.frombuffer(zlib.decompress(self.packed), np.int32).reshape(self.size)
             colors = get_palette(self.palette, len(self.classes) or INSTANCE_OFFSET)
-            return draw_panoptic(
-                self.pixels, self.panoptic, classes=self.classes or None, colors=colors
-            )
+            return draw_panoptic(pixels, panoptic, classes=self.classes or None, colors=colors)
         found = self.above(threshold)
         if view == BOXES and 'masks' in found:
             del found.masks
         number = max([*found.labels.tolist(), len(self.classes) - 1]) + 1
         return draw_instances(
-            self.pixels,
+            pixels,
             found,
             classes=self.classes or None,
             box_colors=get_palette(self.palette, number),
             # as wide as it takes to be seen where a large photo is shown small
-            line_width=0 if view == MASKS else max(1, round(max(self.pixels.shape) / 400)),
+            line_width=0 if view == MASKS else max(1, round(max(self.size) / 400)),
         )
 
     def table(self, threshold: float, view: str) -> tuple[list[str], list[list[Any]]]:
         """Headers and rows of the table: instances by descending score, or segments by size."""
         if view == PANOPTIC:
-            total = self.pixels.shape[0] * self.pixels.shape[1]
+            total = self.size[0] * self.size[1]
             segments = sorted(self.segments, key=lambda segment: -segment['area'])
             return ['class', 'kind', 'pixels', 'share'], [
                 [
@@ -196,12 +211,12 @@ class Findings:
         map; the path of the file.
         """
         name = Path(self.file).name
-        sample = DetDataSample(metainfo=dict(img_path=name, img_id=0, ori_shape=self.pixels.shape))
+        sample = DetDataSample(metainfo=dict(img_path=name, img_id=0, ori_shape=self.size))
         sample.pred_instances = self.above(threshold)
         content = dict(
             image=name,
-            height=self.pixels.shape[0],
-            width=self.pixels.shape[1],
+            height=self.size[0],
+            width=self.size[1],
             model=self.model,
             results=coco_results(sample, classes=self.classes),
             segments_info=[dict(each, name=self._name(each['label'])) for each in self.segments],
@@ -210,8 +225,51 @@ class Findings:
         write_json(path, content, indent=1)
         return os.fspath(path)
 
+    @property
+    def num_bytes(self) -> int:
+        """About how much memory they take."""
+        masks = sum(len(rle['counts']) for rle in self.instances.get('masks', ()))
+        return 10_000 + 200 * len(self.instances) + masks + len(self.packed or b'')
+
     def _name(self, label: int) -> str:
         return self.classes[label] if label < len(self.classes) else f'class {label}'
+
+
+def _int32(panoptic: Tensor) -> bytes:
+    return panoptic.to(torch.int32).cpu().numpy().tobytes()
+
+
+class Kept:
+    """Findings of all visitors by a key, of no more than ``limit`` bytes together: the oldest make
+    room, and go after an hour.
+    """
+
+    def __init__(self, limit: int = MAX_KEPT) -> None:
+        self.limit = limit
+        self._found: collections.OrderedDict[str, tuple[float, Findings]] = (
+            collections.OrderedDict()
+        )
+        self._lock = threading.Lock()
+
+    def put(self, findings: Findings, instead_of: str | None = None) -> str:
+        """Keep the findings, in place of a visitor's earlier ones; their key."""
+        key, now = uuid.uuid4().hex, time.monotonic()
+        with self._lock:
+            self._found.pop(instead_of or '', None)
+            self._found[key] = (now, findings)
+            while self._found:
+                first = next(iter(self._found))
+                since, _ = self._found[first]
+                total = sum(each.num_bytes for _, each in self._found.values())
+                if total <= self.limit and now - since < _KEPT:
+                    break
+                del self._found[first]
+        return key
+
+    def get(self, key: str | None) -> Findings | None:
+        """The findings, if they are still kept."""
+        with self._lock:
+            return self._found.get(key or '', (0, None))[1]
 
 
 def image_field() -> gr.Image:
@@ -244,7 +302,7 @@ def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
         title='mmdet_r2', analytics_enabled=False, delete_cache=(_KEPT // 6, _KEPT)
     ) as app:
         gr.Markdown('# mmdet_r2\nChoose a model, drop an image, press Detect.')
-        found = gr.State(None, time_to_live=_KEPT)  # of each visitor
+        kept, found = Kept(), gr.State(None, time_to_live=_KEPT)  # the key of each visitor's
         with gr.Row():
             with gr.Column(scale=1):
                 name = gr.Dropdown(names, value=names[0], label='Model', filterable=True)
@@ -264,7 +322,7 @@ def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
                 download = gr.DownloadButton('Download JSON', interactive=False)
 
         def detect(
-            name: str, file: str | None, threshold: float, view: str, before: Findings | None
+            name: str, file: str | None, threshold: float, view: str, key: str | None
         ) -> tuple:
             if file is None:
                 raise _error('There is no image yet: drop one into the field on the left.')
@@ -272,15 +330,25 @@ def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
                 result = shelf.detect(name, file)
             except UserError as error:
                 raise _error(str(error).replace(file, Path(file).name)) from None
-            views = result.views()
+            views, before = result.views(), kept.get(key)
             # the visitor's choice stays while it is one among the same
             if before is None or before.views() != views:
                 view = views[0]
-            return result, gr.Radio(views, value=view), *show(result, threshold, view)
+            shown = showing(result, threshold, view)
+            return kept.put(result, key), gr.Radio(views, value=view), *shown
 
-        def show(result: Findings | None, threshold: float, view: str) -> tuple:
-            if result is None:  # the slider was moved before anything was detected
+        def show(key: str | None, threshold: float, view: str) -> tuple:
+            if key is None:  # the slider was moved before anything was detected
                 return '', None, gr.Dataframe(), gr.DownloadButton()
+            result = kept.get(key)
+            try:
+                if result is not None:
+                    return showing(result, threshold, view)
+            except DataError:  # its file was removed
+                pass
+            raise _error('The results are not kept any more: press Detect again.')
+
+        def showing(result: Findings, threshold: float, view: str) -> tuple:
             headers, rows = result.table(threshold, view)
             return (
                 f'**{len(rows)}** found by {result.model}',
@@ -293,6 +361,8 @@ def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
             return '', None, gr.Dataframe(value=[]), gr.DownloadButton(interactive=False)
 
         shown = [summary, drawing, table, download]
+        # of all visitors: what is decoded of a large image takes gigabytes
+        one_at_a_time: Any = dict(concurrency_limit=1, concurrency_id='image')
         # cleared first, so that what an error leaves is not taken for its result
         button.click(clear, None, shown, show_progress='hidden', api_visibility='private').then(
             detect,
@@ -300,6 +370,7 @@ def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
             [found, view, *shown],
             api_name='detect',
             show_progress_on=drawing,
+            **one_at_a_time,
         )
         for control in (score.release, view.input):
             control(
@@ -308,8 +379,9 @@ def build_app(shelf: Shelf, threshold: float = 0.3) -> gr.Blocks:
                 shown,
                 show_progress='hidden',
                 api_visibility='private',
+                **one_at_a_time,
             )
-    return app
+    return app.queue(max_size=_MAX_WAITING)
 
 
 def serve(
@@ -339,6 +411,7 @@ def serve(
             quiet=True,
             prevent_thread_lock=True,
             footer_links=[],
+            max_file_size=MAX_UPLOAD,
         )
     except (OSError, OverflowError) as error:
         raise ConfigError(f'port {port} of {host} cannot be used: {error}') from None
