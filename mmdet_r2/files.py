@@ -24,6 +24,7 @@ MAX_BYTES = 2**34
 #: Characters of a YAML text, and containers within containers in it.
 MAX_YAML = 2**24
 MAX_NESTING = 100
+_LOCAL = {'backend': 'local'}
 _LONGEST_NAME = 255  # bytes of one folder's or file's name, on nearly all file systems
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 _RESERVED = re.compile(r'(?i)[<>:"|?*]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(?= *(\.|$))')
@@ -100,6 +101,16 @@ def read_bytes(path: str | os.PathLike[str], kind: str = 'file', limit: int = MA
     return parts[0] if len(parts) == 2 else b''.join(parts)
 
 
+def refuse_special(path: str | os.PathLike[str], kind: str = 'file') -> None:
+    """Refuse what is neither a regular file nor a folder, for readers that open it themselves.
+
+    Raises:
+        DataError: a named pipe, a device, ...; names it.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        open_file(path, kind).close()
+
+
 def read_json(
     path: str | os.PathLike[str], kind: str = 'file', backend_args: dict | None = None
 ) -> Any:
@@ -114,7 +125,7 @@ def read_json(
     """
     path = os.fspath(path)
     try:
-        if backend_args is None and '://' not in path:
+        if '://' not in path and (backend_args or _LOCAL) == _LOCAL:
             data = read_bytes(path, kind)
         else:
             from mmengine import fileio

@@ -385,3 +385,47 @@ def test_a_full_disk_leaves_no_part_of_a_file(full_disk) -> None:
     assert set(files(full_disk)) <= {'fill', 'small.bmp'}
     if (full_disk / 'small.bmp').exists():
         assert (full_disk / 'small.bmp').stat().st_size == 54 + 40 * 40 * 3
+
+
+def test_no_reader_waits_for_what_is_no_file(tmp_path) -> None:
+    """A named pipe that nobody writes to would hold it for ever."""
+    for suffix in ['json', 'txt', 'yaml', 'pkl', 'py', 'pth', 'safetensors']:
+        os.mkfifo(tmp_path / f'a.{suffix}')
+    code = r"""
+from mmdet_r2.analysis.logs import read_log
+from mmdet_r2.apis import init_detector
+from mmdet_r2.apis.results import coco_results
+from mmdet_r2.config import load_config
+from mmdet_r2.datasets import VOCDataset
+from mmdet_r2.datasets.convert import Notes, read_coco, read_data_yaml
+from mmdet_r2.datasets.convert.common import class_names, read_text
+from mmdet_r2.errors import UserError
+from mmdet_r2.evaluation.dump import load_results
+from mmdet_r2.files import read_json
+from mmdet_r2.zoo import read_checkpoint
+for read in (
+    lambda: read_json('a.json'),
+    lambda: read_json('a.json', backend_args=dict(backend='local')),
+    lambda: read_coco('a.json', Notes()),
+    lambda: read_text('a.txt'),
+    lambda: read_data_yaml('a.yaml', 'train'),
+    lambda: load_results('a.pkl'),
+    lambda: load_config('a.py'),
+    lambda: load_config('a.json'),
+    lambda: read_checkpoint('a.pth'),
+    lambda: read_checkpoint('a.safetensors'),
+    lambda: coco_results([], classes=['c'], ann_file='a.json'),
+    lambda: read_log('a.json'),
+    lambda: VOCDataset(ann_file='a.txt', metainfo=dict(classes=('c',)), lazy_init=False),
+):
+    try:
+        read()
+        print('read')
+    except UserError as error:
+        print(ascii(str(error)))
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 13 and 'read' not in lines, done.stdout + done.stderr

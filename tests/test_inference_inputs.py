@@ -1,13 +1,16 @@
 """What inference takes for an image, where it may be called, and what is said of bad images."""
 
+import contextlib
 import copy
 import functools
 import http.server
 import io
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +23,7 @@ import torch
 from torch import nn
 from toy_detector import CLASSES, lively, toy_config
 
-from mmdet_r2.apis import DetInferencer, inference_detector, init_detector
+from mmdet_r2.apis import DetInferencer, images, inference_detector, init_detector
 from mmdet_r2.apis.images import find_images, image_source
 from mmdet_r2.apis.inference import image_pipeline
 from mmdet_r2.apis.stream import stream
@@ -385,3 +388,63 @@ def test_auto_means_the_published_weights(monkeypatch, tmp_path) -> None:
     with pytest.raises(CheckpointError, match="checkpoint 'auto'"):
         init_detector(toy_config(), 'auto', device='cpu')
     assert CLASSES and len(asked) == 1
+
+
+def trickle(connection: socket.socket, kind: str) -> None:
+    """Answer a request in a way that never ends."""
+    connection.recv(65536)
+    head = b'HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n'
+    start = {
+        'headers': b'HTTP/1.1 200 OK\r\nX: ',
+        'body': head + b'Content-Length: 100000\r\n\r\n',
+        'endless': head + b'\r\n',
+        'chunks': head + b'Transfer-Encoding: chunked\r\n\r\n5;x=',
+    }[kind]
+    with contextlib.suppress(OSError), connection:
+        connection.sendall(start)
+        for _ in range(300):
+            connection.sendall(b'y')
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize('kind', ['headers', 'body', 'endless', 'chunks'])
+def test_an_address_that_trickles_is_given_up(monkeypatch, kind) -> None:
+    monkeypatch.setattr(images, '_TIMEOUT', 0.4)
+    with socket.create_server(('127.0.0.1', 0)) as listening:
+        threading.Thread(target=lambda: trickle(listening.accept()[0], kind), daemon=True).start()
+        url = f'http://127.0.0.1:{listening.getsockname()[1]}/a.jpg'
+        begin = time.monotonic()
+        with pytest.raises(DataError, match='127') as error:
+            images.image_source(url, '').decode()
+        assert time.monotonic() - begin < 5 and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'answer',
+    [
+        b'302 Found\r\nLocation: file:///etc/hostname\r\n\r\n',
+        b'302 Found\r\nLocation: ftp://127.0.0.1/a\r\n\r\n',
+        b'302 Found\r\nLocation: /a.jpg\r\n\r\n',
+        b'200 OK\r\nContent-Length: 5000\r\n\r\nabc',
+        b'200 OK\r\nContent-Length: 999999999999\r\n\r\nabc',
+        b'200 OK\r\nContent-Length: -1\r\n\r\n',
+        b'200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n',
+        b'200 OK\r\n\r\n<html>',
+        b'999 \xff\r\n\r\n',
+        b'',
+    ],
+)
+def test_addresses_that_do_not_give_an_image(answer) -> None:
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # the end of the test closes it
+            for _ in range(30):
+                with listening.accept()[0] as connection:
+                    connection.recv(65536)
+                    connection.sendall(b'HTTP/1.1 ' * bool(answer) + answer)
+
+    with socket.create_server(('127.0.0.1', 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        url = f'http://127.0.0.1:{listening.getsockname()[1]}/a.jpg'
+        with pytest.raises(DataError, match='127') as error:
+            images.image_source(url, '').decode()
+        assert '\n' not in str(error.value)

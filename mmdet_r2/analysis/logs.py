@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, DataError
+from ..files import read_bytes
 
 _BOOKKEEPING = ('mode', 'epoch', 'iter', 'step')
 
@@ -148,8 +149,8 @@ def _name_of(path: Path) -> str:
 
 def _append(log: Log, file: Path) -> None:
     try:
-        lines = file.read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_bytes(file, 'log').decode().splitlines()
+    except UnicodeDecodeError as error:
         raise DataError(f'{file}: not a readable log ({error}).') from None
     records = []
     for number, line in enumerate(lines, start=1):

@@ -19,11 +19,13 @@ from ..datasets.image_files import SUFFIXES, note_passed_over
 from ..datasets.transforms import LoadImageFromFile
 from ..errors import DataError
 from ..files import plain_name
+from ..zoo.transfer import Stalled, TransferFailed, Watch, opener
 
 Image = str | os.PathLike[str] | bytes | np.ndarray | Tensor | PIL.Image.Image
 
 _MAX_DOWNLOAD = 2**29
 _TIMEOUT = 30.0
+_LONGEST = 600.0  # seconds that an image may take
 _COLOUR_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != '.pgm')
 _KINDS = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Tensor, PIL.Image.Image)
 
@@ -179,16 +181,34 @@ class Names:
 def _downloaded(url: str) -> bytes:
     try:
         request = urllib.request.Request(url, headers={'User-Agent': 'mmdet_r2'})
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-            content = answer.read(_MAX_DOWNLOAD + 1)
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        with opener().open(request, timeout=_TIMEOUT) as answer:
+            return _received(answer, url)
+    except (OSError, http.client.HTTPException, ValueError, TransferFailed, Stalled) as error:
+        if isinstance(error, DataError):
+            raise
         reason = getattr(error, 'reason', None) or error
         if isinstance(error, urllib.error.HTTPError):
             reason = f'HTTP {error.code}: {error.reason}'
-        raise DataError(f'{url}: cannot be downloaded ({reason}).') from None
-    if len(content) > _MAX_DOWNLOAD:
-        raise DataError(f'{url}: more than {_MAX_DOWNLOAD >> 20} MB; download it yourself.')
-    return content
+        text = ' '.join(str(reason).split()) or type(error).__name__
+        raise DataError(f'{url}: cannot be downloaded ({text})') from None
+
+
+def _received(answer: http.client.HTTPResponse, url: str) -> bytes:
+    """The body of an answer, unless it is too large, stalls, or takes too long."""
+    expected = answer.length
+    parts: list[bytes] = []
+    with Watch(answer, _TIMEOUT, _LONGEST) as watch:
+        while watch.done <= _MAX_DOWNLOAD and (expected or 0) <= _MAX_DOWNLOAD:
+            part = answer.read1(2**20)
+            parts.append(part)
+            watch.done += len(part)
+            if not part:
+                break
+        else:
+            raise DataError(f'{url}: more than {_MAX_DOWNLOAD >> 20} MB; download it yourself')
+    if expected is not None and watch.done < expected:
+        raise DataError(f'{url}: cut short ({watch.done} of {expected} bytes)')
+    return b''.join(parts)
 
 
 def _file_name(path: str) -> str:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from torch import nn
 
+from ..datasets.image_contents import too_large
 from ..errors import DataError
 from ..files import open_file, replacing
 from ..structures import DetDataSample
@@ -44,11 +45,15 @@ class Video:
         """Look into a file.
 
         Raises:
-            DataError: it is missing, or no video that OpenCV can decode.
+            DataError: it is missing, no regular file, no video that OpenCV can decode, or its
+                frames have too many pixels.
         """
         path = os.fspath(path)
         capture = _capture(path)
         try:
+            sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+            if reason := too_large(*(int(max(0, capture.get(side))) for side in sides)):
+                raise DataError(f'{path}: {reason}')
             done, frame = capture.read()
             if not done:
                 raise DataError(f'{path}: has no frame that can be decoded.')

@@ -21,7 +21,7 @@ from mmdet_r2.datasets.coco_json import (
     shorten,
 )
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import read_json, write_json, write_text
+from mmdet_r2.files import read_bytes, read_json, write_json, write_text
 
 #: Both annotation files, finished.
 FINISHED_FILES = 'https://dl.fbaipublicfiles.com/detectron/coco/coco_annotations_minival.tgz'
@@ -141,8 +141,8 @@ def read_ids(file: str | Path) -> list[Id]:
         rows = [(f'entry {i}', value) for i, value in enumerate(content)]
     else:
         try:
-            lines = path.read_text(encoding='utf-8').splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_bytes(path, 'the list of ids').decode().splitlines()
+        except UnicodeDecodeError as error:
             raise DataError(f'cannot read the list of ids {path}: {error}') from None
         stripped = [(f'line {i}', line.strip()) for i, line in enumerate(lines, start=1)]
         rows = [(where, line) for where, line in stripped if line and not line.startswith('#')]

@@ -18,6 +18,7 @@ from mmdet_r2.datasets.metainfo import VOC_METAINFO, check_metainfo
 from mmdet_r2.datasets.transforms import LoadImageFromFile, RandomCrop, ResizeShortestEdge
 from mmdet_r2.datasets.voc_xml import XMLImage, XMLObject, parse_split, parse_xml
 from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.files import refuse_special
 from mmdet_r2.registry import DATASETS
 
 _MOVES_BOXES = (
@@ -207,6 +208,8 @@ class XMLDataset(CocoDataset):
                 f'in one JSON file use CocoDataset'
             )
         try:
+            if self._is_local(path):
+                refuse_special(path, 'ann_file')
             text = fileio.get_text(path, backend_args=self.backend_args)
         except UnicodeDecodeError:
             raise DataError(f'ann_file {path} is not a text file') from None
@@ -232,6 +235,8 @@ class XMLDataset(CocoDataset):
 
     def _read_xml(self, path: str, name: str, line: int, split: list[tuple[int, str]]) -> bytes:
         try:
+            if self._is_local(path):
+                refuse_special(path)
             return fileio.get(path, backend_args=self.backend_args)
         except OSError as error:
             reason = error.strerror or str(error)

@@ -1,15 +1,18 @@
 """One address to one file: HTTP with transfers that are resumed, watched, and honest about why they
 failed. Proxies are those of the environment (``https_proxy``, ``no_proxy``)."""
 
+import contextlib
 import email.utils
 import errno
 import http.client
+import math
 import re
 import shutil
 import socket
 import ssl
 import string
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -79,7 +82,7 @@ def transfer(url: str, partial: Path, *, resume: bool, timeout: float) -> bool:
         request = urllib.request.Request(_quoted(url), headers={'User-Agent': 'mmdet_r2'})
         if have:
             request.add_header('Range', f'bytes={have}-')
-        with urllib.request.build_opener(_Redirects).open(request, timeout=timeout) as reply:
+        with opener().open(request, timeout=timeout) as reply:
             return _receive(reply, url, partial, have, timeout)
     except urllib.error.HTTPError as error:
         error.close()
@@ -124,17 +127,17 @@ def _receive(
     name, host = file_name(url), urllib.parse.urlsplit(url).netloc
     mode = 'ab' if continued else 'wb'
     with _opened(partial, mode) as file, Progress(name, total, done, host) as progress:
-        mark, at_mark = time.monotonic(), done
-        while chunk := reply.read1(_CHUNK):
-            if not done and _PAGE_BEGINS.match(chunk):
-                raise TransferFailed(_WEB_PAGE)
-            done += _write(file, chunk, partial)
-            progress.update(done)
-            now = time.monotonic()
-            if now - mark >= timeout:
-                if done - at_mark < _SLOWEST * (now - mark):
-                    raise TransferFailed(f'stalled after {done} bytes', wait=0)
-                mark, at_mark = now, done
+        try:
+            with Watch(reply, timeout) as watch:
+                watch.done = done
+                while chunk := reply.read1(_CHUNK):
+                    if not done and _PAGE_BEGINS.match(chunk):
+                        raise TransferFailed(_WEB_PAGE)
+                    done += _write(file, chunk, partial)
+                    watch.done = done
+                    progress.update(done)
+        except Stalled as error:
+            raise TransferFailed(str(error), wait=0) from None
     if total is not None and done != total:
         raise TransferFailed(f'cut short ({done} of {total} bytes)', wait=0)
     if not done:
@@ -146,6 +149,97 @@ def _begins_at(content_range: str, start: int) -> bool:
     """Whether a Content-Range (``bytes 100-199/200``), where there is one, begins there."""
     found = re.match(r'bytes (\d+)-', content_range)
     return found is None or int(found.group(1)) == start
+
+
+class _Watched(http.client.HTTPConnection):
+    """A connection whose answer must begin within two time-outs. A socket's time-out begins anew
+    with every byte: a server that sends its headers one by one would hold it for ever.
+    """
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        """The answer, with its headers."""
+        sock = self.sock  # the answer may take it over
+        timer = threading.Timer(2 * (self.timeout or _LONGEST_WAIT), _hang_up, [sock])
+        timer.daemon = True
+        timer.start()
+        try:
+            answer = super().getresponse()
+        finally:
+            timer.cancel()
+        answer.connection = sock  # type: ignore[attr-defined]
+        return answer
+
+
+class _WatchedTLS(http.client.HTTPSConnection, _Watched):
+    """The same, encrypted."""
+
+
+class Stalled(Exception):
+    """A server that sends hardly anything, or for too long."""
+
+
+class Watch:
+    """Hangs up on a server that sends less than ``_SLOWEST`` bytes a second over a whole time-out,
+    as a context manager around reading its answer: Stalled is raised then, whatever the reading
+    raises. One that sends the parts of an answer's form, and no content, is hung up on as well.
+
+    Args:
+        answer: of :func:`opener`.
+        timeout: seconds.
+        longest: seconds that all of the answer may take.
+
+    Attributes:
+        done: bytes so far, which the reader counts.
+    """
+
+    def __init__(
+        self, answer: http.client.HTTPResponse, timeout: float, longest: float = math.inf
+    ) -> None:
+        self.done = 0
+        self._sock: socket.socket = answer.connection  # type: ignore[attr-defined]
+        self._timeout, self._longest = timeout, longest
+        self._ended, self._stalled = threading.Event(), False
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        begin, before = time.monotonic(), self.done
+        while not self._ended.wait(min(self._timeout, self._longest)):
+            slow = self.done - before < _SLOWEST * self._timeout
+            if slow or time.monotonic() - begin >= self._longest:
+                self._stalled = True
+                _hang_up(self._sock)
+                return
+            before = self.done
+
+    def __enter__(self) -> 'Watch':
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._stalled:
+            raise Stalled(f'stalled after {self.done} bytes') from None
+
+
+def _hang_up(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Plain(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Watched, req)
+
+
+class _TLS(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_WatchedTLS, req, context=self._context)  # type: ignore[attr-defined]
+
+
+def opener() -> urllib.request.OpenerDirector:
+    """What opens http(s) addresses, and nothing else, wherever they redirect to."""
+    return urllib.request.build_opener(_Redirects, _Plain, _TLS)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -15,6 +15,7 @@ from pathlib import Path
 from mmdet_r2.datasets.image_annotations import ImageAnnotations, add_entries, coco_entries
 from mmdet_r2.datasets.image_files import list_files, read_header
 from mmdet_r2.errors import DataError
+from mmdet_r2.files import read_bytes
 
 MOST_SHOWN = 100  # errors of a conversion
 
@@ -108,10 +109,7 @@ def read_text(path: str | os.PathLike) -> str:
     Raises:
         DataError: it cannot be read, or is in another encoding.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f'cannot read {path}: {error.strerror or error}') from None
+    data = read_bytes(path)
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return data.decode('utf-16' if wide else 'utf-8-sig')

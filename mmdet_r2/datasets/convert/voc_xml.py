@@ -15,7 +15,7 @@ from mmdet_r2.datasets.image_annotations import ImageAnnotations
 from mmdet_r2.datasets.image_files import ImageFolder, annotated_size
 from mmdet_r2.datasets.voc_xml import parse_split, parse_xml
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import path_inside, write_text
+from mmdet_r2.files import path_inside, read_bytes, write_text
 from mmdet_r2.progress import progress
 
 DIFFICULT = ('ignore', 'keep', 'drop')
@@ -79,7 +79,7 @@ def _files_of(xml_dir: Path, split: str) -> list[Path]:
 def _read_file(
     file: Path, name: str, images: ImageFolder, one_based: bool, difficult: str, notes: Notes
 ) -> ImageAnnotations:
-    content = parse_xml(file.read_bytes(), str(file))
+    content = parse_xml(read_bytes(file), str(file))
     name = images.find(name, str(file))
     width, height = annotated_size(images.path(name), content.size, str(file))
     boxes, labels, crowd = [], [], []
