@@ -203,6 +203,44 @@ def test_loss_scale_of_a_run_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> Non
     assert wrapper.loss_scaler.get_scale() == 2**16
 
 
+@pytest.mark.parametrize(
+    ('path', 'value', 'resumes'),
+    [
+        ('meta.iter', '4', False),
+        ('meta.iter', -4, False),
+        ('meta.iter', True, False),
+        ('meta.cfg', [1], True),
+        ('meta.seed', 'x', True),
+        ('meta.dataset_meta', None, True),
+        ('mmdet_r2', {}, True),
+        ('message_hub', 'x', True),
+        ('param_schedulers', 5, True),
+        ('param_schedulers', [], True),
+    ],
+)
+def test_entries_of_another_kind(path: str, value: Any, resumes: bool, work: Path) -> None:
+    file = work / 'iter_4.pth'
+    content = read_checkpoint(file)
+    *parts, last = path.split('.')
+    place = content
+    for part in parts:
+        place = place[part]
+    place[last] = value
+    write_atomically(content, file)
+    if resumes:
+        assert run(work, resume=True, load_from=str(file)).iter == 8
+        return
+    with pytest.raises(CheckpointError, match=r'iter_4\.pth'):
+        run(work, resume=True, load_from=str(file))
+
+
+@pytest.mark.parametrize('text', [b'\0' * 9, bytes(range(128, 256)), b'sub', b'x' * 5000, b''])
+def test_a_spoilt_pointer(text: bytes, work: Path) -> None:
+    (work / 'last_checkpoint').write_bytes(text)
+    (work / 'sub').mkdir()
+    assert latest_checkpoint(work) == str(work / 'iter_8.pth')
+
+
 # ------------------------------------------------------------------------------- which checkpoint
 
 

@@ -63,9 +63,8 @@ def read_resumable(path: str) -> dict[str, Any]:
     """
     checkpoint = read_checkpoint(path)
     meta = checkpoint.get('meta')
-    if not isinstance(meta, dict) or not all(
-        isinstance(meta.get(key), int) for key in ('epoch', 'iter')
-    ):
+    places = [meta.get(key) for key in ('epoch', 'iter')] if isinstance(meta, dict) else [None]
+    if not all(type(place) is int and place >= 0 for place in places):
         raise CheckpointError(f'{path}: holds weights only and cannot be resumed; {_INSTEAD}')
     return checkpoint
 

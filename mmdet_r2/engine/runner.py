@@ -531,7 +531,7 @@ class Runner(_Runner):
             )
         self._resumed = checkpoint
         seed, wanted = meta.get('seed'), self._randomness_cfg.get('seed')
-        if seed is None:
+        if not isinstance(seed, int):
             return
         if self._randomness_cfg.get('diff_rank_seed', False) and 'mmdet_r2' not in checkpoint:
             seed = None
@@ -603,7 +603,7 @@ class Runner(_Runner):
         zoo_load_checkpoint(model, checkpoint, strict=True)
         self.train_loop._epoch = meta['epoch']
         self.train_loop._iter = meta['iter']
-        if 'message_hub' in checkpoint:
+        if isinstance(checkpoint.get('message_hub'), dict):
             self.message_hub.load_state_dict(checkpoint['message_hub'])
         self._continue(checkpoint.get('mmdet_r2'), filename)
         end = check_length(filename, self.train_loop)
@@ -640,7 +640,7 @@ class Runner(_Runner):
     def _continue(self, extra: dict[str, Any] | None, filename: str) -> None:
         """Position in the data and random states, or a warning why the run will not be the very
         same."""
-        if extra is None:
+        if not isinstance(extra, dict) or not set(extra) >= _EXTRA:
             self.logger.warning(
                 f'{filename} was not written by mmdet_r2: weights and optimiser are resumed, '
                 'random states are not.'
@@ -754,6 +754,10 @@ class Runner(_Runner):
             for gradient in gradients.values():
                 all_reduce(gradient, op='mean')
         return gradients
+
+
+# What of a checkpoint's entry `mmdet_r2` every version has written.
+_EXTRA = {'rng', 'batch_size', 'epoch_progress', 'gradients'}
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
