@@ -206,6 +206,8 @@ class Reader:
         kind = type(target)
         if kind not in self.mappings:
             raise Refused(f'entries of {kind.__name__}')
+        pairs = list(pairs)
+        self.spend(64 * len(pairs))
         # ConfigDict would copy each value
         put = OrderedDict.__setitem__ if kind is OrderedDict else dict.__setitem__
         for key, value in pairs:

@@ -376,6 +376,7 @@ def _of_class(reader: Reader, function: Any, kind: Any, arguments: Any, *_: Any)
 def _from_array(reader: Reader, data: Any, dtype: Any, *_: Any) -> Tensor:
     """How tensors of other devices (TPU) are stored."""
     if isinstance(data, np.ndarray) and isinstance(dtype, torch.dtype):
+        reader.spend(data.size * dtype.itemsize)
         return torch.from_numpy(data).to(dtype)
     if isinstance(data, Tensor) and data.dtype is dtype:  # its bytes may come behind it
         return data

@@ -98,6 +98,28 @@ PICKLES = {
     + b'q\x00]('
     + (name('builtins', 'bytearray') + b'h\x00\x85R') * 2_000
     + b'e\x86',
+    'the same dictionary a million times': b'}('
+    + b''.join(number(i) + b'N' for i in range(20_000))
+    + b'uq\x00]('
+    + (name('collections', 'OrderedDict') + b'h\x00\x85R') * 5_000
+    + b'e\x86',
+    'the same state a million times': b'}('
+    + b''.join(number(i) + b'N' for i in range(20_000))
+    + b'uq\x00]('
+    + b'}h\x00b' * 5_000
+    + b'e\x86',
+    'the same array a million times': array(
+        dtype('f8'), number(1 << 17) + b'\x85', raw(bytes(1 << 20))
+    )
+    + b'q\x00]('
+    + (
+        name('torch._utils', '_rebuild_device_tensor_from_numpy')
+        + b'(h\x00'
+        + name('torch', 'float64')
+        + b'NNtR'
+    )
+    * 2_000
+    + b'e\x86',
     'digits without end': b'I' + b'9' * 10_000_000 + b'\n',
     'a big number': b'\x8b' + struct.pack('<I', 1_000_000) + b'\x7f' * 1_000_000,
     'a state of a name': name('collections', 'OrderedDict') + b'}' + text('a') + b'Nsb',

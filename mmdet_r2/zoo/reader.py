@@ -48,6 +48,7 @@ class _History(Unfinished):
                 raise Refused('a HistoryBuffer of something else than numbers')
         if len(logs) != len(counts) or type(most) is not int or most < 1:
             raise Damaged('a HistoryBuffer with more logs than counts')
+        reader.spend(logs.nbytes + counts.nbytes + 512)
         reader.leaves.add(HistoryBuffer)
         return HistoryBuffer(logs, counts, most)
 
