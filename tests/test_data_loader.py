@@ -56,8 +56,17 @@ class TestAspectRatioBatchSampler:
         assert list(self.sampler(sizes)) == [[0, 2], [1, 4], [3, 6], [5]]
         assert list(self.sampler(sizes, drop_last=True)) == [[0, 2], [1, 4], [3, 6]]
         sizes = Sizes([tall, wide, wide])
-        assert list(self.sampler(sizes, 4)) == [[1, 2, 0]]  # the rest: wide ones first
+        assert list(self.sampler(sizes, 4)) == [[0, 1, 2]]  # the rest: tall ones first
         assert list(self.sampler(sizes, 4, drop_last=True)) == []
+
+    def test_a_full_last_batch_is_dropped_as_the_peer_does(self):
+        wide, tall = (20, 10), (10, 20)
+        sizes = Sizes([wide, tall, wide, wide, tall, tall])
+        assert list(self.sampler(sizes, 2)) == [[0, 2], [1, 4], [5, 3]]
+        assert list(self.sampler(sizes, 2, drop_last=True)) == [[0, 2], [1, 4]]
+        left = Sizes([wide, wide, tall, tall, tall])
+        assert list(self.sampler(left, 4)) == [[2, 3, 4, 0], [1]]
+        assert list(self.sampler(left, 4, drop_last=True)) == [[2, 3, 4, 0]]
 
     def test_asks_for_each_size_once(self):
         sizes = Sizes([(20, 10)] * 9)

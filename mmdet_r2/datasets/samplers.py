@@ -13,13 +13,15 @@ class AspectRatioBatchSampler(BatchSampler):
     """Batches of only wide or only tall images, so that padding adds little.
 
     An image waits in the bucket of its kind (wide: width >= height) until the bucket fills a batch.
-    What is left in the end makes mixed batches, tall images last. Behaves as mmdetection 3.x's.
+    What is left in the end makes mixed batches, tall images first. Behaves as mmdetection 3.x's,
+    also in what ``drop_last`` drops.
 
     Args:
         sampler: yields indices into ``sampler.dataset``, whose ``get_data_info`` knows ``width``
             and ``height``.
         batch_size: of one process.
-        drop_last: leave out a last batch that is not full.
+        drop_last: leave out the last batch of those that are left in the end, even if it is full;
+            the length, ``len(sampler) // batch_size``, is one more than there are batches then.
     """
 
     def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False) -> None:
@@ -46,11 +48,13 @@ class AspectRatioBatchSampler(BatchSampler):
             if len(bucket) == self.batch_size:
                 yield bucket[:]
                 bucket.clear()
-        rest = buckets[0] + buckets[1]
-        for start in range(0, len(rest), self.batch_size):
-            batch = rest[start : start + self.batch_size]
-            if len(batch) == self.batch_size or not self.drop_last:
-                yield batch
+        wide, tall = buckets
+        rest = tall + wide
+        while len(rest) > self.batch_size:
+            yield rest[: self.batch_size]
+            rest = rest[self.batch_size :]
+        if rest and not self.drop_last:
+            yield rest
 
     def __len__(self) -> int:
         if self.drop_last:

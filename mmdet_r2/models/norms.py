@@ -2,14 +2,22 @@
 
 ``NaiveSyncBN`` shares statistics between workers the way the published ResNeSt detectors were
 trained; ``FrozenBN`` is a constant scale and shift. Both keep the names and shapes of an ordinary
-batch norm's tensors, so checkpoints fit whichever of the three a config asks for.
+batch norm's tensors, so checkpoints fit whichever of the three a config asks for. ``MMSyncBN`` is
+``SyncBN``.
 """
 
 import torch
 import torch.distributed as dist
 from mmengine.registry import MODELS
 from torch import Tensor
+from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmdet_r2.registry import MODELS as OUR_MODELS
+
+# mmcv's own, from when torch's could not take an empty input. In our scope only: mmcv registers its
+# class of that name at the root.
+OUR_MODELS.register_module(name='MMSyncBN', module=SyncBatchNorm)
 
 
 class _SumOverWorkers(torch.autograd.Function):
