@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from mmdet_r2.datasets.coco_json import Id, id_order, read_coco
+from mmdet_r2.datasets.coco_json import Id, id_order, no_garbage_collection, read_coco
 from mmdet_r2.errors import DataError
 from mmdet_r2.files import write_json
 from mmdet_r2.structures.masks import to_rle, usable_masks
@@ -35,12 +35,13 @@ def read_annotations(path: str, backend_args: dict | None = None) -> dict:
     if report := coco.report():
         print_log(f'{path}: {"; ".join(report)}', 'current', level=30)
     annotations: list[dict[str, Any]] = []
-    for image in coco.images:
-        for a in image.objects:
-            a = dict(a, id=len(annotations) + 1, iscrowd=a.get('iscrowd', 0))
-            if a.get('area') is None:
-                a['area'] = a['bbox'][2] * a['bbox'][3]
-            annotations.append(a)
+    with no_garbage_collection():  # as many new objects as while reading
+        for image in coco.images:
+            for a in image.objects:
+                a = dict(a, id=len(annotations) + 1, iscrowd=a.get('iscrowd', 0))
+                if a.get('area') is None:
+                    a['area'] = a['bbox'][2] * a['bbox'][3]
+                annotations.append(a)
     return dict(
         images=[dict(id=i.id, height=i.height, width=i.width) for i in coco.images],
         categories=coco.categories,
