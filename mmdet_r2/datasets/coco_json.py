@@ -754,7 +754,7 @@ def parse_panoptic(content: Mapping, name: str) -> CocoFile:
     reader.read_images()
     file = reader.file
     file.raise_error()
-    reader.categories = {**panoptic_categories(content, name)}
+    reader.categories = dict(panoptic_categories(content, name).items())
     file.categories = list(reader.categories.values())
     seen: set[Id] = set()
     for annotation in content['annotations']:
