@@ -5,6 +5,7 @@ change.
 """
 
 import difflib
+import io
 import sys
 from collections.abc import Callable, Iterable
 
@@ -95,6 +96,10 @@ def run_cli(main: Callable[[], object]) -> None:
 
     Any other failure keeps its traceback and exits with 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # names of files may be bytes that are no UTF-8, which a strict stream fails to print
+            stream.reconfigure(errors='backslashreplace')
     try:
         main()
     except UserError as error:

@@ -429,3 +429,15 @@ for read in (
     )
     lines = done.stdout.splitlines()
     assert len(lines) == 13 and 'read' not in lines, done.stdout + done.stderr
+
+
+def test_a_tool_prints_names_that_are_not_utf8() -> None:
+    code = r"from mmdet_r2.errors import run_cli; run_cli(lambda: print('bad\udcff.jpg: 3 found'))"
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env=dict(os.environ, PYTHONIOENCODING='utf-8:strict'),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and '3 found' in done.stdout, done.stderr
