@@ -200,7 +200,7 @@ def run(repo, capsys, monkeypatch):
 
 
 def test_the_fixture_has_all_kinds_of_defects():
-    # one needs a config, one that nothing is sound, two are image files'
+    # one needs a config, one that nothing is sound, two are image files
     elsewhere = {'class-missing', 'nothing-to-learn', 'file-unsupported', 'file-dark'}
     assert set(KINDS) == set(DEFECTS) | elsewhere
 

@@ -445,3 +445,12 @@ def test_mutated_headers_give_an_error_or_an_image(tmp_path) -> None:
                 data[place % len(data)] = rng.integers(0, 256)
             found = look_into(bytes(data[: rng.integers(1, len(data) + 1)]))
             assert found.width >= 0 and found.height >= 0
+
+
+def test_places_that_no_image_can_be_at(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ('x' * 5000, 'a\0b', '/dev/zero', '', 's3://bucket/a.jpg'):
+        with pytest.raises(DataError):
+            find_images(name or 'none')
+        with pytest.raises(UnreadableImageError):
+            LoadImageFromFile()(dict(img_path=name))

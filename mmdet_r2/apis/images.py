@@ -129,9 +129,10 @@ def find_images(source: str | os.PathLike[str]) -> list[str]:
     if is_url(text):
         return [text]
     path = Path(text).expanduser()
-    if path.is_file():
+    # of os.path, as they are False where a name is too long
+    if os.path.isfile(path):
         return [str(path)]
-    if path.is_dir():
+    if os.path.isdir(path):
         try:
             # macOS puts ._a.jpg beside a.jpg
             files = [p for p in path.iterdir() if not p.name.startswith('.') and p.is_file()]

@@ -68,8 +68,8 @@ def read_content(path: str, kind: str, backend_args: dict | None = None) -> byte
         return fileio.get(path, backend_args=backend_args)
     except DataError as error:
         raise UnreadableImageError(str(error)) from None
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
+    except (OSError, ImportError) as error:  # mmengine's backends need packages
+        reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
         raise UnreadableImageError(f'cannot read {kind} {path}: {reason}') from None
 
 
