@@ -300,7 +300,7 @@ def test_a_broken_metafile_is_named(tmp_path) -> None:
     (tmp_path / 'a').mkdir()
     metafile = tmp_path / 'a' / 'metafile.yml'
     for content, expected in (
-        ('Models: [', 'cannot be read'),
+        ('Models: [', 'metafile\.yml'),
         ('Models: [{Name: x}]', 'needs Name and Config'),
         ('Models: [x]', 'needs Name and Config'),
         ('- {Name: x, Config: c, Hash: 123}', 'Hash of x is 123'),
