@@ -4,7 +4,9 @@ python demo/web_demo.py [NAME ...] [--model CONFIG CHECKPOINT] [--device cpu] [-
 
 NAME is a model of the zoo (tools/download.py --list); all whose weights are published are on the
 page where neither NAME nor --model is given. Weights are downloaded when a model is first used.
-The page is served on this machine only, unless --host says otherwise. Needs the extra `web`:
+The page is served on this machine only, unless --host says otherwise. Beside the models it holds at
+most 256 MB of results for all visitors together, and one decoded image at a time; a file may have
+64 MB, its image the pixels that MMDET_R2_MAX_PIXELS allows. Needs the extra `web`:
 pip install -r requirements/web.txt.
 """
 
