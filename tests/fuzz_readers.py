@@ -182,7 +182,8 @@ def main() -> None:
     for data in whole:  # imports what reading needs, and shows that the sources are sound
         path.write_bytes(data)
         read(kind, path)
-    codecs.lookup('raw-unicode-escape')  # Python imports it when it is first used
+    for name in ('raw-unicode-escape', 'unicode-escape'):  # imported when they are first used
+        codecs.lookup(name)
     sys.addaudithook(hook)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     counts = collections.Counter()
