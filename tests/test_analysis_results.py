@@ -136,8 +136,8 @@ def test_results_that_do_not_belong_to_the_config(run: Run, tmp_path, change, me
 def test_users_errors_are_one_line(run: Run, tmp_path, script):
     extra = [tmp_path] if script != 'eval_metric' else []
     for config, results, expected in (
-        (run.config, tmp_path / 'none.pkl', 'no such results file'),
-        (run.config, run.config, 'safe to read'),
+        (run.config, tmp_path / 'none.pkl', 'none.pkl'),
+        (run.config, run.config, 'small.py'),
         ('no_such_config', run.results, 'no_such_config'),
     ):
         assert expected in tool(f'{TOOLS}/{script}.py', config, results, *extra, code=2)
@@ -161,7 +161,7 @@ def test_results_without_masks(run: Run, tmp_path):
     [
         ('scores', lambda v: v[:-1], 'scores'),
         ('masks', lambda v: v[:-1], 'masks'),
-        ('bboxes', lambda v: v[:, :3], 'bboxes are of shape'),
+        ('bboxes', lambda v: v[:, :3], 'bboxes'),
         ('labels', lambda v: v - 9, 'label -'),
     ],
 )

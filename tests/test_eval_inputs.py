@@ -8,15 +8,19 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 from test_eval_datasets import META, both, data_set, detected, measure, write_files
 
+from mmdet_r2.analysis.coco_errors import read_results
 from mmdet_r2.analysis.inputs import read_tested
 from mmdet_r2.analysis.metric import evaluate_results
+from mmdet_r2.apis import coco_results
 from mmdet_r2.config import load_config
 from mmdet_r2.errors import ConfigError, DataError, UserError
 from mmdet_r2.evaluation import CocoMetric, DumpDetResults, VOCMetric
 from mmdet_r2.registry import init_scope
+from mmdet_r2.structures import DetDataSample
 
 
 @pytest.fixture(scope='module')
@@ -179,6 +183,10 @@ SPOILT = {
     'an id that is none': lambda results: results[0].update(img_id=[1]),
     'an id that is a tensor': lambda results: results[0].update(img_id=torch.ones(2)),
     'another data set': lambda results: results[0].update(dataset_index=1),
+    'size of another image': lambda results: results[0].update(ori_shape=(64, 48)),
+    'no size': lambda results: results[0].update(ori_shape=None),
+    'a size of text': lambda results: results[0].update(ori_shape='48'),
+    'a data set of text': lambda results: results[0].update(dataset_index='a'),
     'an image too few': lambda results: results.pop(),
 }
 
@@ -226,7 +234,7 @@ def test_a_metric_looks_at_what_it_is_given(folder, case):
     """The same, by a model of one's own: at the first image."""
     results = detected(data_set(folder, 'a'))
     SPOILT[case](results)
-    if case in ('another image', 'an image too few', 'another data set'):
+    if case in ('another image', 'an image too few', 'another data set', 'size of another image'):
         return
     for metric in (CocoMetric(str(folder / 'a.json')), VOCMetric()):
         if isinstance(metric, VOCMetric) and ('mask' in case or 'counts' in case):
@@ -235,7 +243,7 @@ def test_a_metric_looks_at_what_it_is_given(folder, case):
         try:
             metric.process(None, results[:1])
         except UserError as error:
-            assert 'image 1' in str(error) or 'id' in str(error)
+            assert any(word in str(error) for word in ('image 1', 'img_id', 'dataset_index'))
         else:
             assert isinstance(metric, VOCMetric)  # which takes no masks
 
@@ -247,3 +255,51 @@ def test_annotation_file_that_is_not_the_data_sets(folder):
     (folder / 'half.json').write_text(json.dumps(content))
     with pytest.raises(DataError, match=r'half\.json.* 3'):
         measure([CocoMetric(str(folder / 'half.json'))], data_set(folder, 'a'), [])
+
+
+def test_results_for_coco_are_looked_at():
+    """By :func:`coco_results`, whoever made the sample."""
+    for masks in ([dict(rle(), counts='o')], [rle(64, 48)], torch.zeros(1, 9, 9, dtype=torch.bool)):
+        sample = DetDataSample(metainfo=dict(ori_shape=(48, 64), img_id=3))
+        sample.pred_instances = InstanceData(
+            bboxes=torch.zeros(1, 4), scores=torch.ones(1), labels=torch.tensor([0]), masks=masks
+        )
+        with pytest.raises(DataError, match='image 3'):
+            coco_results(sample)
+
+
+@pytest.mark.parametrize(
+    'record',
+    [
+        dict(score='high'),
+        dict(score=None),
+        dict(score=[0.5]),
+        dict(image_id=[1]),
+        dict(category_id={}),
+        dict(bbox=[1, 2, 3]),
+        dict(bbox=[1, 2, 3, 'a']),
+        dict(bbox=None),
+        dict(segmentation=dict(size=[48, 64], counts='o')),
+        dict(segmentation=rle(64, 48) | dict(counts='abc')),
+    ],
+)
+def test_records_of_a_results_file(folder, tmp_path, record):
+    sound = dict(image_id=1, category_id=0, score=0.5, bbox=[1, 1, 9, 9])
+    sound['segmentation'] = dict(size=[48, 64], counts=rle()['counts'].decode())
+    path = tmp_path / 'x.segm.json'
+    path.write_text(json.dumps([sound, sound | record]))
+    with pytest.raises(DataError, match=r'x\.segm\.json'):
+        read_results(path, folder / 'a.json', iou_type='segm')
+    path.write_text(json.dumps([sound]))
+    read_results(path, folder / 'a.json', iou_type='segm')
+
+
+def test_objects_of_samples_whose_masks_cannot_be_used(folder):
+    """Are measured as boxes, and left out where masks are."""
+    samples = detected(data_set(folder, 'a'))
+    samples[0]['instances'][0]['mask'] = dict(size=[48, 64], counts=[10, 5])
+    samples[0]['instances'][1]['mask'] = 'text'
+    metric = CocoMetric(metric=['bbox', 'segm'])
+    metric.dataset_meta = META
+    metric.process(None, samples)
+    assert metric.evaluate(4)['coco/segm_mAP'] >= 0

@@ -24,6 +24,7 @@ from pycocotools import mask as coco_mask
 from ..datasets.coco_json import as_id, id_order
 from ..errors import DataError
 from ..evaluation.coco_format import ground_truth, read_annotations
+from ..evaluation.collect import number_array
 from ..evaluation.image_result import compressed_masks
 from ..evaluation.matching import Comparison, Objects, compare, judge, precision_curves
 from ..files import read_json
@@ -108,6 +109,7 @@ def read_results(
         for key in ('image_id', 'category_id', 'score'):
             if key not in record:
                 raise DataError(f'{result_file}: record {number} has no {key!r}.')
+        _check_record(record, f'{result_file}: record {number}')
         for key, known, what in (
             ('image_id', images, 'image'),
             ('category_id', label_of, 'category'),
@@ -169,6 +171,19 @@ def read_results(
         iou_type,
     )
     return comparison, categories
+
+
+def _check_record(record: dict, where: str) -> None:
+    """Raise for ids, scores and boxes of a kind that nothing can be made of."""
+    for key in ('image_id', 'category_id'):
+        if not isinstance(record[key], int | str):
+            raise DataError(f'{where}: {key} is {record[key]!r}, expected an id.')
+    if number_array([record['score']], 1).shape != (1,) or not np.isfinite(record['score']):
+        raise DataError(f'{where}: score is {record["score"]!r}, expected a number.')
+    if 'bbox' in record:
+        box = number_array(record['bbox'], 1)
+        if box.shape != (4,) or not np.isfinite(box).all():
+            raise DataError(f'{where}: bbox is {record["bbox"]!r}, expected four numbers.')
 
 
 def _read_records(path: str | os.PathLike[str]) -> list[dict]:

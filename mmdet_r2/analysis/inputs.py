@@ -16,6 +16,7 @@ from ..apis.tta import datasets_of
 from ..config import load_config
 from ..errors import ConfigError, DataError
 from ..evaluation import load_results
+from ..evaluation.collect import meta_of
 from ..evaluation.image_result import detection_arrays, mask_results
 from ..evaluation.matching import Comparison, Objects, compare
 from ..ops import nms
@@ -91,15 +92,16 @@ def read_tested(
                 f'{results}: entry {number} is of image {result["img_id"]!r}, but the test data '
                 f'of {name} has image {info.get("img_id")!r} there; use the config that was tested.'
             )
-        if 'dataset_index' in result and result['dataset_index'] != info.get('dataset_index', 0):
+        of = result.get('dataset_index', info.get('dataset_index', 0))
+        if not _same_id(of, info.get('dataset_index', 0)):
             raise DataError(
-                f'{results}: entry {number} is of data set {result["dataset_index"]!r}, but the '
+                f'{results}: entry {number} is of data set {of!r}, but the '
                 f'test data of {name} has one of data set {info.get("dataset_index", 0)!r} there; '
                 'use the config that was tested.'
             )
         where = f'{results}: entry {number}, image {info.get("img_id")!r}'
         if result.get('pred_instances') is not None:  # else semantic or panoptic maps only
-            size = (info['height'], info['width'])
+            size = _size(info, result, where)
             not_finite += _check_instances(result, size, len(classes), where, name)
     if not_finite:
         print_log(
@@ -111,6 +113,21 @@ def read_tested(
     return Tested(config, metainfo, classes, infos, found, dataset)
 
 
+def _size(info: dict, result: dict, entry: str) -> tuple[int, int]:
+    """Height and width of an image, as the data set and its result say."""
+    known = [info.get('height'), info.get('width')]
+    try:
+        _, *stated = meta_of({'img_id': info.get('img_id'), 'ori_shape': known, **result})
+    except ConfigError as error:
+        raise DataError(f'{entry}: {error}') from None
+    if all(known) and stated != known:
+        raise DataError(
+            f'{entry}: ori_shape is {stated}, but the image has height and width {known}; use the '
+            'config that was tested.'
+        )
+    return stated[0], stated[1]
+
+
 def _same_id(one: Any, other: Any) -> bool:
     """Whether two image ids are equal; other than numbers and texts never are."""
     return isinstance(one, int | str) and not isinstance(one, bool) and one == other
@@ -119,8 +136,8 @@ def _same_id(one: Any, other: Any) -> bool:
 def _check_instances(
     result: dict, size: tuple[int, int], num_classes: int, entry: str, config: str
 ) -> int:
-    """Make ``pred_instances`` arrays, and masks run lengths, that are sound; the number of
-    detections that are NaN or infinite.
+    """Check ``pred_instances``, and make masks run lengths; how many detections are NaN or
+    infinite.
     """
     instances = result['pred_instances']
     arrays = detection_arrays(instances, entry)
@@ -133,8 +150,8 @@ def _check_instances(
         )
     masks = instances.get('masks')
     if masks is not None:
-        arrays['masks'] = mask_results(masks, len(labels), *size, entry)  # type: ignore[assignment]
-    result['pred_instances'] = {**instances, **arrays}
+        masks = mask_results(masks, len(labels), *size, entry)
+        result['pred_instances'] = {**instances, 'masks': masks}
     finite = np.isfinite(arrays['scores']) & np.isfinite(arrays['bboxes']).all(axis=1)
     return int(np.count_nonzero(~finite))
 

@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 from ..datasets.metainfo import COCO_METAINFO, COCO_PANOPTIC_METAINFO
 from ..errors import DataError
 from ..evaluation.coco_format import bbox_records
-from ..evaluation.image_result import ImageResult, as_array, finite_detections
+from ..evaluation.image_result import ImageResult, as_array, finite_detections, mask_results
 from ..files import read_json, replacing, writing
 from ..structures import DetDataSample
 from ..structures.masks import encode_rle
@@ -309,6 +309,9 @@ def _image_result(sample: DetDataSample, image_id: Any, score_thr: float) -> Ima
     found = sample.pred_instances.cpu()
     found = found[found.scores > score_thr]
     height, width = sample.ori_shape[:2]
+    masks = None
+    if 'masks' in found:
+        masks = mask_results(found.masks, len(found), height, width, f'image {image_id!r}')
     result = ImageResult(
         img_id=image_id,
         height=height,
@@ -316,7 +319,7 @@ def _image_result(sample: DetDataSample, image_id: Any, score_thr: float) -> Ima
         bboxes=as_array(found.bboxes),
         scores=as_array(found.scores),
         labels=as_array(found.labels),
-        masks=_run_lengths(found) if 'masks' in found else None,
+        masks=masks,
     )
     return finite_detections(result)[0]  # JSON has no NaN
 

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from mmdet_r2.datasets.coco_json import Id, id_order, no_garbage_collection, read_coco
 from mmdet_r2.errors import DataError
 from mmdet_r2.files import write_json
-from mmdet_r2.structures.masks import to_rle, usable_masks
+from mmdet_r2.structures.masks import compressed, usable_masks
 
 from .image_result import ImageResult
 
@@ -108,13 +108,15 @@ def annotations_of(images: Sequence[ImageResult], classes: Sequence[str]) -> dic
     """
     annotations: list[dict[str, Any]] = []
     for image in images:
-        for instance in image.instances or ():
+        instances = image.instances or ()
+        given = [instance.get('mask') for instance in instances]
+        masks = usable_masks(given, image.height, image.width)
+        for instance, mask in zip(instances, masks):
             x1, y1, x2, y2 = instance['bbox']
-            mask = instance.get('mask')
             area = instance.get('area')
             if area is None and mask:
-                # without any: the box's
-                area = float(coco_mask.area(to_rle(mask, image.height, image.width))) or None
+                # without any pixel: the box's
+                area = float(coco_mask.area(compressed(mask, image.height, image.width))) or None
             annotation = dict(
                 id=len(annotations) + 1,
                 image_id=image.img_id,

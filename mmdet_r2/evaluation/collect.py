@@ -105,7 +105,10 @@ def run_on_main(function: Callable[[], Any]) -> Any:
 
 def dataset_of(sample: Mapping[str, Any]) -> int:
     """The number of a sample's data set in a ``ConcatDataset``, else 0."""
-    return int(sample.get('dataset_index', 0))
+    number = sample.get('dataset_index', 0)
+    if not isinstance(number, int):
+        raise ConfigError(f'a data sample has dataset_index {number!r}, expected an integer')
+    return number
 
 
 def meta_of(sample: Mapping[str, Any]) -> tuple[int | str, int, int]:
@@ -124,8 +127,12 @@ def meta_of(sample: Mapping[str, Any]) -> tuple[int | str, int, int]:
         img_id = img_id.item()
     if not isinstance(img_id, int | str) or isinstance(img_id, bool):
         raise ConfigError(f'a data sample has img_id {img_id!r}, expected an integer or a text')
-    height, width = sample['ori_shape'][:2]
-    return img_id, int(height), int(width)
+    size = number_array(sample['ori_shape'], 1)[:2]
+    if size.shape != (2,) or not ((size >= 1) & (size % 1 == 0)).all():
+        raise ConfigError(
+            f'image {img_id!r}: ori_shape is {sample["ori_shape"]!r}, expected height and width'
+        )
+    return img_id, int(size[0]), int(size[1])
 
 
 def number_array(value: Any, ndim: int) -> np.ndarray:
