@@ -15,6 +15,14 @@ from .hooks import (
 from .invalid_loss import InvalidLossError, InvalidLossHook
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop
 from .optimizer import GroupedOptimWrapperConstructor
+from .peer_parts import (
+    CheckInvalidLossHook,
+    MemoryProfilerHook,
+    PipelineSwitchHook,
+    QuadraticWarmupLR,
+    QuadraticWarmupMomentum,
+    QuadraticWarmupParamScheduler,
+)
 from .precise_bn import PreciseBNHook, bn_layers, recompute_statistics
 from .processes import shut_down
 from .runner import Runner
@@ -22,6 +30,7 @@ from .runner import Runner
 __all__ = [
     'AmpOptimWrapper',
     'BoxConventionHook',
+    'CheckInvalidLossHook',
     'CheckpointHook',
     'EpochBasedTrainLoop',
     'GroupedOptimWrapperConstructor',
@@ -29,9 +38,14 @@ __all__ = [
     'InvalidLossHook',
     'IterBasedTrainLoop',
     'LoggerHook',
+    'MemoryProfilerHook',
     'NumClassCheckHook',
+    'PipelineSwitchHook',
     'PreciseBNHook',
     'ProgressHook',
+    'QuadraticWarmupLR',
+    'QuadraticWarmupMomentum',
+    'QuadraticWarmupParamScheduler',
     'Runner',
     'UnreadableImagesHook',
     'bn_layers',

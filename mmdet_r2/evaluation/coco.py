@@ -68,8 +68,9 @@ class CocoMetric(PerImageMetric):
         ann_file: COCO annotation file.
         metric: 'bbox', 'segm', 'proposal', 'proposal_fast', or several. 'proposal_fast' is
             recall without object sizes and categories, quick to compute.
-        classwise: print a table of all classes and return ``{class}_precision`` (with several
-            metrics ``{metric}_{class}_precision``) of those annotated.
+        classwise: print a table of all classes and return ``{class}_precision`` of those
+            annotated; with several metrics ``{metric}_{class}_precision``, the other being the last
+            metric's.
         proposal_nums: detections per image at which 'proposal' measures recall.
         iou_thrs: IoU thresholds; default 0.50, 0.55, ..., 0.95.
         metric_items: which numbers to return: mAP, mAP_50, mAP_75, mAP_s, mAP_m, mAP_l, AR@N,
@@ -204,8 +205,8 @@ class CocoMetric(PerImageMetric):
             if metric in ('bbox', 'segm'):
                 names |= {f'{metric}_{item}' for item in self.metric_items or AP_ITEMS}
                 if self.classwise:
-                    stem = f'{metric}_' if len(self.metrics) > 1 else ''
-                    names |= {f'{stem}{name}_precision' for name in self._classes()}
+                    for name in self._classes():
+                        names |= set(self._class_keys(metric, name))
             elif metric == 'proposal':
                 names |= set(self._proposal_items())
             else:
@@ -221,6 +222,11 @@ class CocoMetric(PerImageMetric):
     def known_ids(self) -> Container[Any] | None:
         """See :class:`PerImageMetric`."""
         return self._known
+
+    def _class_keys(self, metric: str, name: str) -> list[str]:
+        """Names of a class's AP: the plain one is the last metric's, as in mmdetection."""
+        keys = [f'{name}_precision']
+        return keys if len(self.metrics) == 1 else [f'{metric}_{name}_precision', *keys]
 
     def _proposal_items(self) -> list[str]:
         last = self.proposal_nums[-1]
@@ -403,10 +409,9 @@ class CocoMetric(PerImageMetric):
         print_log('\n' + worst_table(per_class), 'current')
         if self.classwise:
             print_log('\n' + class_table(per_class), 'current')
-            stem = f'{metric}_' if len(self.metrics) > 1 else ''
             for name, row in per_class.items():
                 if row['AP'] is not None:
-                    values[f'{stem}{name}_precision'] = row['AP']
+                    values |= dict.fromkeys(self._class_keys(metric, name), row['AP'])
         return values
 
     def _per_class(self, evaluation: COCOeval, category_ids: list[int | None]) -> dict[str, dict]:
