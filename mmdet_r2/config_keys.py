@@ -240,6 +240,7 @@ UNUSED: dict[str, dict[str, tuple]] = {
     # split_thr only says how much memory suppression may take
     'nms': {'split_thr': (), 'max_num': (-1,), 'score_threshold': (0,)},
     'soft_nms': {'split_thr': (), 'max_num': (-1,)},
+    'CocoDataset': {'return_classes': (False,)},  # texts, for detectors that are told what to find
     # left over from VOCMetric in mmdetection's faster-rcnn_r50_fpn_1x_voc0712-cocofmt.py
     'CocoMetric': {'eval_mode': ('11points',)},
 }

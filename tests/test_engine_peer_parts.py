@@ -4,11 +4,13 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 from mmengine.dataset import BaseDataset, ConcatDataset
 from torch.utils.data import DataLoader
 
+from mmdet_r2.config import load_config
 from mmdet_r2.engine import InvalidLossError
 from mmdet_r2.engine.data_order import SeededDataset
 from mmdet_r2.engine.registries import OPTIMIZERS, PARAM_SCHEDULERS
@@ -116,3 +118,32 @@ def test_pipeline_is_switched_also_in_workers_that_stay(workers: int) -> None:
         )
         seen.append({mark for batch in loader for mark in batch})
     assert seen == [{1}, {1}, {2}, {2}]
+
+
+def test_shortest_edge_with_the_peer_s_arguments() -> None:
+    init_scope()
+    image = np.zeros((427, 640, 3), dtype=np.uint8)
+    config = {'type': 'mmdet.ResizeShortestEdge', 'scale': (480, 900), 'max_size': 700}
+    shapes = set()
+    for more in ({}, {'keep_ratio': True}, {'resize_type': 'mmdet.Resize', 'keep_ratio': False}):
+        found = TRANSFORMS.build({**config, **more})({'img': image})
+        shapes.add(found['img'].shape[:2])
+    assert shapes == {(467, 700)}
+    step = TRANSFORMS.build(
+        {
+            'type': 'RandomResize',
+            'scale': [(480, 480), (480, 480)],
+            'resize_type': 'ResizeShortestEdge',
+            'max_size': 700,
+            'keep_ratio': True,
+        }
+    )
+    assert step({'img': image})['img'].shape == (467, 700, 3)
+
+
+def test_return_classes_of_detectors_without_texts() -> None:
+    key = 'train_dataloader.dataset.return_classes'
+    config = load_config('faster_rcnn_r50_fpn_1x_coco', {key: False})
+    assert 'return_classes' not in config.train_dataloader.dataset
+    with pytest.raises(ConfigError, match='return_classes'):
+        load_config('faster_rcnn_r50_fpn_1x_coco', {key: True})

@@ -124,6 +124,10 @@ class ResizeShortestEdge(BaseTransform):
         max_size: limit of the longer side; None: no limit.
         clip_object_border, backend, interpolation: of :class:`Resize`.
         rule: 'detectron2' or 'maskrcnn_benchmark'.
+        resize_type: transform that resizes to the size found; it takes the arguments of
+            :class:`Resize`.
+        keep_ratio: let the sides keep their exact ratio within that size, which may make one of
+            them a pixel shorter.
     """
 
     def __init__(
@@ -134,6 +138,8 @@ class ResizeShortestEdge(BaseTransform):
         backend: str = 'cv2',
         interpolation: str = 'bilinear',
         rule: str = 'detectron2',
+        resize_type: str = 'Resize',
+        keep_ratio: bool = False,
     ) -> None:
         if rule not in ('detectron2', 'maskrcnn_benchmark'):
             raise ConfigError(
@@ -143,11 +149,15 @@ class ResizeShortestEdge(BaseTransform):
         self.scale = scale
         self.max_size = max_size
         self.rule = rule
-        self.resize = Resize(
-            scale=1,  # replaced for every image
-            clip_object_border=clip_object_border,
-            backend=backend,
-            interpolation=interpolation,
+        self.resize = TRANSFORMS.build(
+            {
+                'type': resize_type,
+                'scale': 1,  # replaced for every image
+                'keep_ratio': keep_ratio,
+                'clip_object_border': clip_object_border,
+                'backend': backend,
+                'interpolation': interpolation,
+            }
         )
 
     def transform(self, results: dict) -> dict:
