@@ -91,7 +91,10 @@ def check_config(config: Config, overrides: dict[str, Any] | None = None) -> Non
         shown = '; '.join(problems[:5])
         more = len(problems) - 5
         name = f'{config.filename}: ' if config.filename else ''
-        raise ConfigError(f'{name}{shown}{f"; and {more} more" if more > 0 else ""}')
+        rest = f'; and {more} more' if more > 0 else ''
+        if any('mmdetection 2.x' in problem for problem in problems):
+            rest += '; "Configs of 2.x" in docs/coming_from_mmdetection.md has all new names'
+        raise ConfigError(f'{name}{shown}{rest}')
     if checker.unread:
         _warn_once(f'{config.filename or "config"}: {"; ".join(checker.unread)}')
 

@@ -260,8 +260,9 @@ def _as_config(value: Any) -> Any:
 
 
 def resolve_imports(tree: dict[str, Any]) -> None:
-    """Replace what was imported, here or by mmengine's own reader, in place: a ``type`` by its
-    dotted name, another value by the object; imported names themselves are left out.
+    """Replace what was imported, here or by mmengine's own reader, in place: a ``type``, and what
+    stands in a list, by its dotted name, another value by the object; imported names themselves are
+    left out.
 
     Raises:
         ConfigError: a value that is no type comes from mmdetection or cannot be imported.
@@ -286,7 +287,7 @@ def _resolved(value: Any, key: str) -> Any:
         for name, child in dict.items(value):
             dict.__setitem__(value, name, _resolved(child, name))
     elif type(value) in (list, tuple):
-        return type(value)(_resolved(child, key) for child in value)
+        return type(value)(_dotted(child) or _resolved(child, key) for child in value)
     return value
 
 
@@ -325,7 +326,7 @@ def import_problem(dotted: str) -> str:
 
 
 def _members(registry: Registry) -> list[tuple[str, Any]]:
-    """Names and components, those of parents last."""
+    """Names and components, those of parents first."""
     registry.import_from_location()
     above = _members(registry.parent) if registry.parent is not None else []
-    return [*registry.module_dict.items(), *above]
+    return [*above, *registry.module_dict.items()]

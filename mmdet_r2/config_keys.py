@@ -94,6 +94,7 @@ KEY_ROLES = {
     'datasets': 'dataset',
     'pipeline': 'transform',
     'transforms': 'transform',
+    'switch_pipeline': 'transform',
     'sampler': 'data_sampler',
     'batch_sampler': 'data_sampler',
     'collate_fn': 'function',
@@ -114,6 +115,7 @@ KEY_ROLES_WITHIN = {
     'model': {'init_cfg', 'override'},
     'init': {'override'},
     'metric': {'metrics'},
+    'hook': {'switch_pipeline'},
 }
 
 #: Types of the values of top-level keys.

@@ -82,6 +82,7 @@ model.merge(dict(backbone=dict(type=ResNeXt, groups=32, base_width=4), neck=dict
 optim_wrapper.update(dict(clip_grad=dict(max_norm=35)))
 optim_wrapper.optimizer.lr = 0.01
 schedule[0].update(end=100)
+backbones = [ResNeXt, ResNet]
 norm = deepcopy(model.backbone.norm_cfg)
 model.neck.norm_cfg = norm
 """
@@ -256,6 +257,7 @@ def test_one_that_does_not_run(text: str, word: str, tmp_path: Path) -> None:
         ('mmengine.model.weight_init.PretrainedInit', 'Pretrained'),
         ('mmcv.transforms.loading.LoadImageFromFile', 'LoadImageFromFile'),
         ('torch.nn.GroupNorm', 'GN'),
+        ('torch.nn.SyncBatchNorm', 'torch.nn.SyncBatchNorm'),
         ('torch.utils.data.Subset', 'torch.utils.data.Subset'),
         ('someone.else.ResNet', 'someone.else.ResNet'),
         ('ResNet', 'ResNet'),

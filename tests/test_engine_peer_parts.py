@@ -147,3 +147,14 @@ def test_return_classes_of_detectors_without_texts() -> None:
     assert 'return_classes' not in config.train_dataloader.dataset
     with pytest.raises(ConfigError, match='return_classes'):
         load_config('faster_rcnn_r50_fpn_1x_coco', {key: True})
+
+
+def test_switched_pipeline_is_checked() -> None:
+    switch = {'type': 'PipelineSwitchHook', 'switch_epoch': 2}
+    step = {'type': 'Resize', 'scale': (8, 8)}
+    name = 'faster_rcnn_r50_fpn_1x_coco'
+    load_config(name, {'custom_hooks': [{**switch, 'switch_pipeline': [step]}]})
+    with pytest.raises(ConfigError, match='scal_e'):
+        load_config(
+            name, {'custom_hooks': [{**switch, 'switch_pipeline': [{**step, 'scal_e': 1}]}]}
+        )

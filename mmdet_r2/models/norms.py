@@ -9,8 +9,8 @@ batch norm's tensors, so checkpoints fit whichever of the three a config asks fo
 import torch
 import torch.distributed as dist
 from mmengine.registry import MODELS
+from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import Tensor
-from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdet_r2.registry import MODELS as OUR_MODELS
