@@ -49,6 +49,12 @@ NAMES = [
     'panoptic_fpn_r50_fpn_1x_coco',
     'faster_rcnn_r50_fpn_1x_voc0712',
 ]
+MORE_NAMES = [
+    'cascade_mask_rcnn_s50_fpn_syncbn-backbone+head_mstrain_1x_coco',
+    'faster_rcnn_r50_fpn_giou_1x_coco',
+    'htc_r2_50_fpn_demo',
+    'mask_rcnn_r50_fpn_1x_coco_v1',
+]
 
 
 # ---------------------------------------------------------------------------------------- building
@@ -247,9 +253,12 @@ def disagreements(name: str, share: float) -> tuple[int, list[str]]:
     return tried, found
 
 
-@pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize(
-    'share', [0.1, pytest.param(1.0, marks=pytest.mark.slow)], ids=['some', 'all']
+    ('name', 'share'),
+    [
+        *((name, 0.1) for name in NAMES),
+        *(pytest.param(name, 1.0, marks=pytest.mark.slow) for name in NAMES + MORE_NAMES),
+    ],
 )
 def test_check_and_builders_agree(name: str, share: float) -> None:
     init_scope()
