@@ -164,7 +164,10 @@ class _Checker:
             for index, item in enumerate(node):
                 self.visit(item, (*path, str(index)), role, of_ours)
         elif isinstance(node, dict):
-            if 'type' in node or (_name(path) in DEFAULT_TYPES and len(path) == 1):
+            of_function = _name(path) == 'clip_grad'  # whose type is no component's
+            if ('type' in node and not of_function) or (
+                _name(path) in DEFAULT_TYPES and len(path) == 1
+            ):
                 self.component(node, path, role)
             else:
                 self.plain(node, path, role)

@@ -192,6 +192,7 @@ REQUIRED = {
     'Resize': 'scale|scale_factor',
     'RandomFlip': 'prob',
     'GN': 'num_groups',
+    'clip_grad': 'max_norm|clip_value',
 }
 _OF_LOADER = {'batch_sampler': 'sampler batch_size'}
 #: Keys that another key needs beside it: name of the dictionary -> key -> keys.

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from mmdet_r2.config import load_config, shipped_configs
 from mmdet_r2.config_check import check_config, known_keys
 from mmdet_r2.config_keys import TOP_ROLES
+from mmdet_r2.engine.checks import check_loader
 from mmdet_r2.engine.registries import (
     LOG_PROCESSORS,
     OPTIMIZERS,
@@ -143,6 +144,8 @@ def build_part(config: Config, key: str) -> None:
         with torch.device('meta'):
             MODELS.build(value)
     elif key.endswith('_dataloader'):
+        if key == 'train_dataloader':
+            check_loader(value)  # by the Runner
         build_loader(value)
     elif key.endswith('_evaluator'):
         build_metric(value)
@@ -292,12 +295,14 @@ def test_accepted_by_both() -> None:
             'model.train_cfg.rpn.assigner.iou_calculator': calculator,
             'model.test_cfg.rcnn.nms.split_thr': 10000,
             'val_dataloader.num_workers': 0,
+            'optim_wrapper.clip_grad': {'type': 'value', 'clip_value': 1.0},
             'model.backbone.init_cfg': None,
         },
     )
     init_scope()
     build_part(config, 'model')
     build_part(config, 'val_dataloader')
+    build_part(config, 'optim_wrapper')
 
 
 def test_scope_of_mmdetection_builds_through_every_registry() -> None:
