@@ -1,5 +1,6 @@
 """Finding, reading, overriding and re-scoping configs, and telling where a value comes from."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from mmengine.config import Config
 from mmdet_r2 import config_check
 from mmdet_r2.config import find_config, load_config, origin_of, origins, shipped_configs
 from mmdet_r2.config_check import _one_letter_apart, check_config
+from mmdet_r2.config_options import DictAction
 from mmdet_r2.errors import ConfigError
 
 BASE = """
@@ -393,3 +395,21 @@ def test_print_config_prints_origins(repo: Path, tmp_path: Path) -> None:
     )
     assert bad.returncode == 2 and bad.stderr.count('\n') == 1
     assert 'did you mean out_channels?' in bad.stderr
+
+
+@pytest.mark.parametrize(
+    'wrong', ['x', '=5', '', 'a.b', 'a=[1,2', 'a=(1,[2)'], ids=lambda text: text or 'nothing'
+)
+def test_options_that_are_none(wrong: str, capsys: pytest.CaptureFixture) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(['--cfg-options', 'b=1', wrong])
+    assert end.value.code == 2 and repr(wrong) in capsys.readouterr().err
+
+
+def test_options_add_up() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    found = parser.parse_args(['--cfg-options', 'a=1', 'b.c=x=y', '--cfg-options', 'd=[1,2]'])
+    assert found.cfg_options == {'a': 1, 'b.c': 'x=y', 'd': [1, 2]}

@@ -22,7 +22,7 @@ ALLOWED = {
     'engine': {'config', 'zoo'},
     'apis': {
         *('structures', 'models', 'datasets', 'evaluation', 'zoo', 'inference', 'visualization'),
-        *('engine', 'config', 'config_check'),
+        *('engine', 'config', 'config_check', 'config_options'),
     },
 }
 ALLOWED['analysis'] = ALLOWED['apis'] | {'apis'}

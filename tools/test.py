@@ -11,9 +11,8 @@ from mmdet_r2.launcher import end_with_launcher
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    from mmengine.config import DictAction
-
     from mmdet_r2.apis.test import METRICS
+    from mmdet_r2.config_options import DictAction
 
     parser = argparse.ArgumentParser(
         description='Measure a detector on the test data of a config.',

@@ -11,7 +11,7 @@ from mmdet_r2.launcher import end_with_launcher
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    from mmengine.config import DictAction
+    from mmdet_r2.config_options import DictAction
 
     parser = argparse.ArgumentParser(
         description='Train a detector.',

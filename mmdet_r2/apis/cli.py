@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Callable
 
-from mmengine.config import DictAction
 from torch import nn
 
+from ..config_options import DictAction
 from .inference import init_detector
 from .inferencer import model_and_weights
 

@@ -455,8 +455,10 @@ def generate(
         DataError: a parameter is out of range, or the folder holds files that were not generated.
     """
     width, height = (size, size) if isinstance(size, int) else size
-    if min(width, height) < 32:
-        raise DataError(f'size={size}: generated images need sides of at least 32 pixels')
+    if min(width, height) < 32 or max(width, height) > 2**14:
+        raise DataError(f'size={size}: generated images have sides of 32 to 16384 pixels')
+    if seed < 0:
+        raise DataError(f'seed={seed}: expected a whole number from 0')
     if num_train < 0 or num_val < 0 or max_objects < 1:
         raise DataError(
             f'num_train={num_train}, num_val={num_val}, max_objects={max_objects}: too small'

@@ -5,11 +5,10 @@ python tools/analysis_tools/analyze_results.py CONFIG RESULTS.pkl SHOW_DIR [--to
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmdet_r2.analysis.files import show
 from mmdet_r2.analysis.image_scores import image_scores, panoptic_scores, write_gallery
 from mmdet_r2.analysis.inputs import compared, read_tested
+from mmdet_r2.config_options import DictAction
 from mmdet_r2.errors import ConfigError, run_cli
 
 EPILOG = """\

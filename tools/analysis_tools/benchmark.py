@@ -6,9 +6,8 @@ python tools/analysis_tools/benchmark.py {inference,training,dataloader} CONFIG 
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmdet_r2.analysis.benchmark import Work, measure, report
+from mmdet_r2.config_options import DictAction
 from mmdet_r2.errors import run_cli
 from mmdet_r2.files import write_json
 

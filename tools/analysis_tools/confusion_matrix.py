@@ -5,11 +5,10 @@ python tools/analysis_tools/confusion_matrix.py CONFIG RESULTS.pkl SAVE_DIR [--s
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmdet_r2.analysis.confusion import plot_confusion
 from mmdet_r2.analysis.files import make_folder, show, write_figure
 from mmdet_r2.analysis.inputs import compared, read_tested
+from mmdet_r2.config_options import DictAction
 from mmdet_r2.errors import ConfigError, run_cli
 from mmdet_r2.evaluation.mistakes import confusion_matrix
 from mmdet_r2.files import write_json

@@ -5,9 +5,8 @@ python tools/analysis_tools/eval_metric.py CONFIG RESULTS.pkl [--eval bbox segm]
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmdet_r2.analysis.metric import evaluate_results
+from mmdet_r2.config_options import DictAction
 from mmdet_r2.errors import run_cli
 from mmdet_r2.files import write_json
 

@@ -5,10 +5,9 @@ python tools/analysis_tools/get_flops.py CONFIG [--shape 800 1280]
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmdet_r2.analysis.flops import count
 from mmdet_r2.config import load_config
+from mmdet_r2.config_options import DictAction
 from mmdet_r2.errors import ConfigError, run_cli
 from mmdet_r2.registry import MODELS, build, init_scope
 
@@ -49,9 +48,9 @@ def main() -> None:
     """Parse, count, print."""
     args = parse_args()
     shape = tuple(args.shape) * 2 if len(args.shape) == 1 else tuple(args.shape)
-    if len(shape) != 2 or min(shape) < 32:
+    if len(shape) != 2 or min(shape) < 32 or max(shape) > 2**15:
         text = ' '.join(map(str, args.shape))
-        raise ConfigError(f'--shape {text}: expected height and width, at least 32 32.')
+        raise ConfigError(f'--shape {text}: expected height and width, from 32 to 32768')
     cfg = load_config(args.config, args.cfg_options)
     init_scope()
     cfg.model.backbone.init_cfg = None

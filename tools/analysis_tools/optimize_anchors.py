@@ -6,9 +6,8 @@ python tools/analysis_tools/optimize_anchors.py CONFIG [--algorithm k-means] ...
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmdet_r2.analysis.anchors import box_shapes, measure, optimize, read_anchors, snippet
+from mmdet_r2.config_options import DictAction
 from mmdet_r2.errors import ConfigError, run_cli
 from mmdet_r2.files import write_json
 

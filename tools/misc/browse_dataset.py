@@ -7,9 +7,8 @@ import argparse
 import os
 import sys
 
-from mmengine.config import DictAction
-
 from mmdet_r2.config import load_config
+from mmdet_r2.config_options import DictAction
 from mmdet_r2.errors import run_cli
 from mmdet_r2.visualization import DetLocalVisualizer
 from mmdet_r2.visualization.browse import SPLITS, browse, write_drawing

@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import DictAction
-
 from mmdet_r2.config import load_config
+from mmdet_r2.config_options import DictAction
 from mmdet_r2.datasets import check
 from mmdet_r2.errors import ConfigError, DataError, run_cli
 from mmdet_r2.files import write_json

@@ -3,9 +3,8 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmdet_r2.config import find_config, flatten, load_config, origin_of, origins
+from mmdet_r2.config_options import DictAction
 from mmdet_r2.errors import ConfigError, run_cli
 
 EPILOG = """\
