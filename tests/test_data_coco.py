@@ -337,7 +337,7 @@ class TestBrokenFiles:
             ('', 'not valid JSON'),
             ('[{"image_id": 1, "score": 0.5}]', 'not in COCO format.*found list'),
             ('{"images": [], "annotations": []}', "no list 'categories'"),
-            ('{"images": {}, "annotations": [], "categories": []}', "no list 'images'"),
+            ('{"images": {}, "annotations": [], "categories": []}', 'images is'),
         ],
     )
     def test_wrong_files(self, make, text, message):

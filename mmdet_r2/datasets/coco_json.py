@@ -241,9 +241,11 @@ def checked_content(
         value = content.get(key) if isinstance(content, dict) else None
         absent = value is None and key not in needed and isinstance(content, dict)
         if not absent and not isinstance(value, list):
+            there = isinstance(content, dict) and key in content
+            fault = f'{key} is {shorten(value)}' if there else f'no list {key!r}'
             raise DataError(
                 f'{name} is not in COCO format: expected an object with lists images, annotations '
-                f'and categories, found {found}, no list {key!r}'
+                f'and categories, found {found}, {fault}'
             )
     return content if content.get('annotations') else {**content, 'annotations': []}
 
@@ -257,6 +259,10 @@ def no_garbage_collection() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():
+                # both together: what is new counts as old, and is not searched three times more
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

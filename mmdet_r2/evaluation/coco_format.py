@@ -31,24 +31,25 @@ def read_annotations(path: str, backend_args: dict | None = None) -> dict:
     Raises:
         DataError: missing, unreadable or not in COCO's format; names the file and the key.
     """
-    coco = read_coco(path, backend_args, 'annotation file (CocoMetric.ann_file)')
-    if report := coco.report():
-        print_log(f'{path}: {"; ".join(report)}', 'current', level=30)
-    annotations: list[dict[str, Any]] = []
-    with no_garbage_collection():  # as many new objects as while reading
+    with no_garbage_collection():
+        coco = read_coco(path, backend_args, 'annotation file (CocoMetric.ann_file)')
+        if report := coco.report():
+            print_log(f'{path}: {"; ".join(report)}', 'current', level=30)
+        annotations: list[dict[str, Any]] = []
         for image in coco.images:
-            for a in image.objects:
-                a = dict(a, id=len(annotations) + 1, iscrowd=a.get('iscrowd', 0))
+            for a in image.objects:  # nobody else has them: changed in place
+                a['id'] = len(annotations) + 1
+                a.setdefault('iscrowd', 0)
                 if a.get('area') is None:
                     a['area'] = a['bbox'][2] * a['bbox'][3]
                 annotations.append(a)
-    return dict(
-        images=[dict(id=i.id, height=i.height, width=i.width) for i in coco.images],
-        categories=coco.categories,
-        annotations=annotations,
-        written_images=coco.written_images,
-        written_categories=coco.written_categories,
-    )
+        return dict(
+            images=[dict(id=i.id, height=i.height, width=i.width) for i in coco.images],
+            categories=coco.categories,
+            annotations=annotations,
+            written_images=coco.written_images,
+            written_categories=coco.written_categories,
+        )
 
 
 def check_measurable(
@@ -139,7 +140,7 @@ def ground_truth(annotations: dict, iou_type: str) -> COCO:
     """
     objects = annotations['annotations']
     if iou_type == 'segm':
-        with_mask = _with_usable_masks(objects, annotations['images'])
+        with_mask = [a for a in objects if a.get('segmentation')]
         if len(with_mask) < len(objects):
             print_log(
                 f'{len(objects) - len(with_mask)} of {len(objects)} annotations have no usable '
@@ -154,22 +155,6 @@ def ground_truth(annotations: dict, iou_type: str) -> COCO:
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
-
-
-def _with_usable_masks(objects: Sequence[dict], images: Sequence[dict]) -> list[dict]:
-    """The annotations whose mask pycocotools can take, with that mask."""
-    of_image: dict[Any, list[int]] = {}
-    for k, annotation in enumerate(objects):
-        of_image.setdefault(annotation['image_id'], []).append(k)
-    masks: list[Any] = [None] * len(objects)
-    for image in images:
-        here = of_image.get(image['id'], [])
-        given = [objects[k].get('segmentation') for k in here]
-        if any(given) and not (image['height'] and image['width']):
-            raise DataError(f'image {image["id"]!r} has masks, but no height and width')
-        for k, mask in zip(here, usable_masks(given, image['height'], image['width'])):
-            masks[k] = mask
-    return [dict(a, segmentation=m) for a, m in zip(objects, masks) if m is not None]
 
 
 def detections(
