@@ -19,7 +19,7 @@ ALLOWED = {
     'zoo': {'structures', 'models'},
     'inference': {'structures', 'models'},
     'visualization': {'structures', 'datasets'},
-    'engine': {'config', 'zoo'},
+    'engine': {'config', 'evaluation', 'zoo'},
     'apis': {
         *('structures', 'models', 'datasets', 'evaluation', 'zoo', 'inference', 'visualization'),
         *('engine', 'config', 'config_check', 'config_options'),

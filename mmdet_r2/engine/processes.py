@@ -3,15 +3,14 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import torch
-from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
+from mmengine.dist import is_distributed
 
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError
 
 #: Seconds after which a rank that waits for another gives up; long enough for one process to
 #: evaluate while others wait.
@@ -56,24 +55,6 @@ def init_cpu_group(launcher: str, timeout: float) -> None:
         )
     os.environ.setdefault('LOCAL_RANK', '0')
     torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=timeout))
-
-
-def from_first_rank(find: Callable[..., Any], *args: Any) -> Any:
-    """What ``find`` returns on rank 0, on every rank; a :class:`UserError` that it raises there, as
-    well."""
-    if not is_distributed():
-        return find(*args)
-    outcome: list[Any] = [None]
-    if is_main_process():
-        try:
-            outcome = [(find(*args), None)]
-        except UserError as error:
-            outcome = [(None, error)]
-    broadcast_object_list(outcome)
-    value, error = outcome[0]
-    if error is not None:
-        raise error
-    return value
 
 
 def shut_down() -> None:

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from .. import __version__
 from ..errors import CheckpointError, ConfigError
+from ..evaluation.collect import run_on_main
 from ..files import write_text
 from ..launcher import end_with_launcher
 from ..registry import LOOPS, MODELS, RUNNERS, build, built_from
@@ -33,7 +34,7 @@ from ..zoo import read_checkpoint
 from .checkpoint import CheckpointHook, latest_checkpoint, write_atomically
 from .checks import base_batch_size, check_loader, check_milestones, check_optimizer
 from .data_order import build_eval_dataloader, build_train_dataloader
-from .processes import COLLECTIVE_TIMEOUT, from_first_rank, init_cpu_group, port_errors
+from .processes import COLLECTIVE_TIMEOUT, init_cpu_group, port_errors
 from .resume import (
     Differences,
     check_classes,
@@ -85,7 +86,7 @@ class Runner(_Runner):
                     init_cpu_group(self.launcher, dist_cfg['timeout'])
         with built_from('env_cfg'), port_errors():
             super().setup_env({**env_cfg, 'dist_cfg': dist_cfg})
-        self._timestamp = from_first_rank(new_log_folder, self.work_dir, self._timestamp)
+        self._timestamp = run_on_main(lambda: new_log_folder(self.work_dir, self._timestamp))
         self.channels_last = env_cfg.get('channels_last')
         self._running = False
         self._replay: RngState | None = None
@@ -392,7 +393,7 @@ class Runner(_Runner):
                             'be noticed'
                         )
 
-            from_first_rank(hold)
+            run_on_main(hold)
             yield
 
     def _folders(self) -> list[str]:
@@ -514,7 +515,7 @@ class Runner(_Runner):
         """Read the checkpoint to resume from before anything is built: the data order needs its
         seed."""
         if self._load_from is None:
-            path = from_first_rank(latest_checkpoint, self.work_dir)
+            path = run_on_main(lambda: latest_checkpoint(self.work_dir))
             if path is None:
                 self.logger.warning(
                     f'Nothing to resume in {self.work_dir}: training starts from the beginning.'
