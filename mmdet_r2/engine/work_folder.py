@@ -95,23 +95,22 @@ def _described(note: str) -> str:
 
 
 def new_log_folder(work_dir: str, name: str) -> str:
-    """``name``, or one with a number behind it, of which there was no folder in ``work_dir``: now
-    there is. Runs that begin in the same second must not share their logs.
+    """Make the folder ``name`` in ``work_dir``, with a number behind it where such folders are there:
+    runs that begin in the same second must not share their logs. Returns its name.
 
     Raises:
         DataError: it cannot be made.
     """
-    number, chosen = 0, name
     while True:
-        with writing(Path(work_dir) / chosen):
+        with writing(Path(work_dir)):
             os.makedirs(work_dir, exist_ok=True)
-            try:
+            # behind those that are there, as logs are read in the order of their folders
+            taken = [p.name.removeprefix(name)[1:] for p in Path(work_dir).glob(f'{name}*')]
+            number = max((int(end) if end.isdigit() else 0 for end in taken), default=-1) + 1
+            chosen = f'{name}_{number}' if number else name
+            with contextlib.suppress(FileExistsError):  # another process was faster
                 os.mkdir(Path(work_dir) / chosen)
                 return chosen
-            except FileExistsError:
-                pass
-        number += 1
-        chosen = f'{name}_{number}'
 
 
 def set_aside(folder: str, name: str, template: str, own: str, config: str | None = None) -> str:
