@@ -476,7 +476,7 @@ class TestConfig:
                 "metainfo=dict(classes=('cat', 'dog')))"
             )
         (tmp_path / 'config.py').write_text(
-            "train_dataloader = dict(dataset=dict(type='ConcatDataset', "
+            "train_dataloader = dict(batch_size=1, dataset=dict(type='ConcatDataset', "
             f'datasets=[{", ".join(datasets)}]))\n'
         )
         code, said = run(tmp_path / 'config.py', '--fix', tmp_path / 'fixed', '--workers', 1)

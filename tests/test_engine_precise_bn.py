@@ -538,7 +538,7 @@ def test_one_line_each_time_progress_and_clock(tmp_path: Path) -> None:
     ('options', 'words'),
     [
         ({'num_iters': 0}, 'PreciseBNHook.num_iters is 0; expected 1 or more'),
-        ({'num_iters': 2.5}, 'PreciseBNHook.num_iters is 2.5'),
+        ({'num_iters': 2.5}, 'num_iters is 2.5'),
         ({'interval': 0}, 'PreciseBNHook.interval is 0; expected -1'),
     ],
 )

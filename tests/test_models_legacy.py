@@ -287,8 +287,10 @@ def test_anchors_outside_the_image_are_ignored_before_or_after_matching():
 def test_rpn_losses_are_divided_by_the_number_of_samples():
     """No object: four negative anchors, each with a loss of log 2."""
     total = 4 * math.log(2)
+    sampler = dict(type='RandomSampler', num=256, pos_fraction=0.5, add_gt_as_proposals=False)
     for samples, divisor in ((None, 1 + 4), ('sampled', 4), (256, 256)):
-        losses = rpn_losses(rpn_of(samples_per_img=samples), np.zeros((0, 4), np.float32), (64, 64))
+        head = rpn_of(samples_per_img=samples, sampler=sampler)
+        losses = rpn_losses(head, np.zeros((0, 4), np.float32), (64, 64))
         assert float(losses['loss_rpn_cls']) == pytest.approx(total / divisor)
 
 
