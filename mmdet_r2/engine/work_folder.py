@@ -95,7 +95,7 @@ def _described(note: str) -> str:
 
 
 def new_log_folder(work_dir: str, name: str) -> str:
-    """Make the folder ``name`` in ``work_dir``, with a number behind it where such folders are there:
+    """Make a folder ``name`` in ``work_dir``, with a number behind it where there is one already:
     runs that begin in the same second must not share their logs. Returns its name.
 
     Raises:
