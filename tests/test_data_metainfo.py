@@ -20,7 +20,7 @@ class Own(CustomDataset):
     ('metainfo', 'named'),
     [
         (dict(CLASSES=NAMES), 'classes'),
-        (dict(classe=NAMES), 'classes'),
+        (dict(klasses=NAMES), 'classes'),
         (dict(Palette=[(1, 2, 3)]), 'palette'),
         (dict(PALETTE=[(1, 2, 3)]), 'palette'),
         ({5: 'x'}, '5'),
