@@ -95,6 +95,8 @@ def test_ctrl_c_is_one_line(after: str | None, repo: Path, tmp_path: Path) -> No
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell's background jobs, and so their children, ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     if after is None:
         assert wait((tmp_path / 'work/last_checkpoint').exists)

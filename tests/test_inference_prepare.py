@@ -87,7 +87,7 @@ def test_fused_backbone_equals_plain(build) -> None:
 def test_fused_model_gives_the_same_without_onednn(monkeypatch) -> None:
     plain = random_norms(ResNet(18))
     fused = fold_and_fuse(plain)
-    monkeypatch.setattr('mmdet_r2.inference.fused.has_onednn_fusion', lambda: False)
+    monkeypatch.setattr('mmdet_r2.inference.fused.has_onednn_fusion', lambda _: False)
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         for a, b in zip(plain(image), fused(image)):

@@ -237,14 +237,17 @@ def test_things_become_the_last_semantic_class() -> None:
 @pytest.mark.parametrize('groups', [2, 4])
 def test_a_dense_offset_convolution_computes_what_the_grouped_one_did(groups) -> None:
     width = 32
-    weight, bias = torch.randn(27 * groups, width // groups, 3, 3), torch.randn(27 * groups)
+    weight, bias = (
+        torch.randn(27 * groups, width // groups, 3, 3),
+        torch.randn(27 * groups).double(),
+    )
     name = 'layer2.0.conv2.conv.conv_offset.weight'
     source = {'layer2.0.conv1.weight': torch.zeros(width, 64, 1, 1), name: weight}
     dense = dense_offsets(source)
-    x = torch.randn(2, width, 9, 7)
+    x = torch.randn(2, width, 9, 7).double()
     torch.testing.assert_close(
-        F.conv2d(x, dense[name], bias, padding=1),
-        F.conv2d(x, weight, bias, padding=1, groups=groups),
+        F.conv2d(x, dense[name].double(), bias, padding=1),
+        F.conv2d(x, weight.double(), bias, padding=1, groups=groups),
     )
     assert torch.equal(fitted(dense, source)[name], weight), 'dense to grouped'
     assert torch.equal(fitted(source, dense)[name], dense[name]), 'grouped to dense'
