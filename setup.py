@@ -63,6 +63,7 @@ setup(
     python_requires='>=3.10',
     install_requires=requirements('runtime'),
     extras_require={**EXTRAS, 'all': sorted({x for lines in EXTRAS.values() for x in lines})},
+    entry_points={'console_scripts': ['mmdet-r2 = mmdet_r2.cli:main']},
     cmdclass={'build_py': BuildWithConfigs},
     zip_safe=False,
     classifiers=[

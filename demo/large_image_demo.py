@@ -18,10 +18,10 @@ import argparse
 from pathlib import Path
 
 from mmdet_r2.apis import coco_results
-from mmdet_r2.apis.cli import add_model_arguments, demo_parser, detector_of
 from mmdet_r2.apis.images import ImageSource, Names, find_images
 from mmdet_r2.apis.results import JsonList
 from mmdet_r2.apis.slicing import slice_inference
+from mmdet_r2.cli.arguments import add_detector, demo_parser, detector_of
 from mmdet_r2.errors import ConfigError, DataError, run_cli
 from mmdet_r2.files import path_inside, write_image
 from mmdet_r2.visualization import DetLocalVisualizer, check_display
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = demo_parser(__doc__)
     parser.add_argument('inputs', metavar='img', help='file, address, folder, or quoted pattern')
-    add_model_arguments(parser)
+    add_detector(parser)
     parser.add_argument('--out-dir', default='outputs', help='folder for all that is written')
     parser.add_argument('--show', action='store_true', help='open a window with each drawing')
     parser.add_argument('--tta', action='store_true', help='look in several scales and flips')

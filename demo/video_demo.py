@@ -16,9 +16,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mmdet_r2.apis import coco_results
-from mmdet_r2.apis.cli import add_model_arguments, demo_parser, detector_of
 from mmdet_r2.apis.results import JsonList
 from mmdet_r2.apis.video import Video, VideoWriter, quiet_opencv, video_inference
+from mmdet_r2.cli.arguments import add_detector, demo_parser, detector_of
 from mmdet_r2.errors import ConfigError, run_cli
 from mmdet_r2.progress import progress
 from mmdet_r2.visualization import DetLocalVisualizer, check_display
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = demo_parser(__doc__)
     parser.add_argument('video', help='a video file')
-    add_model_arguments(parser)
+    add_detector(parser)
     parser.add_argument('--out', help='video with the drawings')
     parser.add_argument('--json', help='file for the findings in COCO result format')
     parser.add_argument('--show', action='store_true', help='open a window with the drawings')

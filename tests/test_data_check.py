@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmdet_r2 import cli
 from mmdet_r2.datasets import CustomDataset, ImageAnnotations, check
 from mmdet_r2.datasets.check import KINDS
 from mmdet_r2.datasets.coco_json import normal_shape
@@ -185,15 +185,12 @@ def found(subjects):
 
 
 @pytest.fixture
-def run(repo, capsys, monkeypatch):
-    """Run the script in this process: exit code and what it printed."""
-    script = repo / 'tools' / 'misc' / 'check_dataset.py'
-    module = runpy.run_path(str(script))
+def run(capsys):
+    """Run the command in this process: exit code and what it printed."""
 
     def go(*arguments):
-        monkeypatch.setattr(sys, 'argv', [str(script), *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            module['main']()
+            cli.run(['check', *map(str, arguments)])
         return ended.value.code, capsys.readouterr().out
 
     return go
@@ -334,14 +331,11 @@ def test_user_errors(repo, tmp_path):
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_the_training_file_is_no_validation_file(repo, tmp_path, monkeypatch):
+def test_the_training_file_is_no_validation_file(tmp_path, monkeypatch):
     write_sound(tmp_path, 'train', 'a', 0)
-    script = runpy.run_path(str(repo / 'tools' / 'misc' / 'check_dataset.py'))
     monkeypatch.chdir(tmp_path)
-    arguments = ['check', 'train.json', '--val', str(tmp_path / 'train.json')]
-    monkeypatch.setattr(sys, 'argv', arguments)
     with pytest.raises(DataError, match='is the training file itself'):
-        script['main']()
+        cli.run(['check', 'train.json', '--val', str(tmp_path / 'train.json')])
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,7 @@ import base64
 import csv
 import json
 import re
-import runpy
 import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pycocotools.mask as coco_mask
 import pytest
 from PIL import Image
 
+from mmdet_r2 import cli
 from mmdet_r2.datasets import convert
 from mmdet_r2.datasets.convert.common import near_misses
 from mmdet_r2.datasets.convert.outlines import joined, single_ring, trace
@@ -26,26 +25,19 @@ W, H = 96, 64
 FORMATS = ('voc', 'yolo', 'labelme', 'csv', 'masks')
 
 
-def run(repo, script, *arguments):
-    """Run a script of tools/dataset_converters in this process; errors come out as they are."""
-    path = repo / 'tools' / 'dataset_converters' / f'{script}.py'
-    module = runpy.run_path(str(path))
-    argv = sys.argv
-    sys.argv = [str(path), *map(str, arguments)]
-    try:
-        module['main']()
-    finally:
-        sys.argv = argv
+def run(way, *arguments):
+    """Convert in this process; errors come out as they are."""
+    cli.run(['convert', 'data', way, *map(str, arguments)])
 
 
 @pytest.fixture
-def there_and_back(repo, tmp_path):
+def there_and_back(tmp_path):
     """Write a COCO file in a format and read that again; the content of the new COCO file."""
 
     def go(kind, ann_file, image_dir, *options):
         target = tmp_path / kind / ('boxes.csv' if kind == 'csv' else '.')
         coding = ['--divisor', '256'] if kind == 'masks' else []
-        run(repo, 'from_coco', kind, ann_file, target, *coding)
+        run('from-coco', kind, ann_file, target, *coding)
         source = target
         classes = [c['name'] for c in json.loads(Path(ann_file).read_text())['categories']]
         (tmp_path / 'classes.txt').write_text('\n'.join(classes))
@@ -56,7 +48,7 @@ def there_and_back(repo, tmp_path):
             source, more = target / 'data.yaml', []
         if kind == 'masks':
             more = ['--images', image_dir, '--classes', target / 'classes.txt', *coding]
-        run(repo, 'to_coco', kind, source, tmp_path / f'{kind}.json', *more, *options)
+        run('to-coco', kind, source, tmp_path / f'{kind}.json', *more, *options)
         return json.loads((tmp_path / f'{kind}.json').read_text())
 
     return go
@@ -764,16 +756,16 @@ class TestMasks:
 # ------------------------------------------------------------------------------ what all share
 
 
-def test_all_errors_are_listed_and_nothing_is_written(repo, photos, tmp_path, capsys):
+def test_all_errors_are_listed_and_nothing_is_written(photos, tmp_path, capsys):
     (photos / 'x.csv').write_text('a.jpg,1,2,3,x,cat\na.jpg,1,2,9,9,cat\nz.jpg,1,2,9,9,cat\n')
     out = tmp_path / 'out.json'
     with pytest.raises(DataError, match=r'^2 errors; nothing was written'):
-        run(repo, 'to_coco', 'csv', photos / 'x.csv', out)
+        run('to-coco', 'csv', photos / 'x.csv', out)
     errors = capsys.readouterr().err
     assert errors.count('error: ') == errors.count('\n') == 2
     assert 'x.csv:1: ' in errors and 'x.csv:3: ' in errors
     assert not out.exists()
-    run(repo, 'to_coco', 'csv', photos / 'x.csv', out, '--skip-bad')
+    run('to-coco', 'csv', photos / 'x.csv', out, '--skip-bad')
     assert len(json.loads(out.read_text())['annotations']) == 1
     assert '2 files or rows with errors were left out' in capsys.readouterr().out
 
@@ -794,13 +786,13 @@ def test_nothing_left_is_an_error(photos):
         collect(convert.read_csv(photos / 'x.csv', notes), notes, photos)
 
 
-def test_class_names_of_other_spelling(repo, photos, tmp_path, capsys):
+def test_class_names_of_other_spelling(photos, tmp_path, capsys):
     (photos / 'x.csv').write_text('a.jpg,1,2,9,9,Traffic light\na.jpg,1,2,9,9,traffic-light\n')
     out = tmp_path / 'out.json'
     with pytest.raises(DataError, match='2 errors'):
-        run(repo, 'to_coco', 'csv', photos / 'x.csv', out, '--classes', 'traffic light')
+        run('to-coco', 'csv', photos / 'x.csv', out, '--classes', 'traffic light')
     assert re.search(r"x\.csv:1: .*did you mean 'traffic light'", capsys.readouterr().err)
-    run(repo, 'to_coco', 'csv', photos / 'x.csv', out)
+    run('to-coco', 'csv', photos / 'x.csv', out)
     said = capsys.readouterr().out
     assert "classes 'Traffic light' and 'traffic-light' are probably one" in said
     assert near_misses(['a', 'b', 'A ', 'a_']) == [('A ', 'a'), ('A ', 'a_')]
@@ -817,14 +809,14 @@ def test_an_image_annotated_twice(photos, notes):
         collect(convert.read_labelme(photos, notes), notes, photos)
 
 
-def test_split_is_repeatable(repo, photos, tmp_path, capsys):
+def test_split_is_repeatable(photos, tmp_path, capsys):
     for i in range(10):
         cv2.imwrite(str(photos / f'{i}.jpg'), np.zeros((H, W, 3), np.uint8))
     (photos / 'x.csv').write_text(''.join(f'{i}.jpg,1,2,9,9,cat\n' for i in range(10)))
     parts = []
     for seed in (1, 1, 2):
         options = ['--val-fraction', '0.3', '--seed', seed]
-        run(repo, 'to_coco', 'csv', photos / 'x.csv', tmp_path / 'out.json', *options)
+        run('to-coco', 'csv', photos / 'x.csv', tmp_path / 'out.json', *options)
         parts.append(
             [json.loads((tmp_path / name).read_text()) for name in ('out.json', 'out_val.json')]
         )
@@ -839,7 +831,7 @@ def test_split_is_repeatable(repo, photos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('kind', ['yolo', 'labelme', 'voc', 'masks'])
-def test_writers_write_nothing_outside_their_folder(repo, shapes, tmp_path, kind):
+def test_writers_write_nothing_outside_their_folder(shapes, tmp_path, kind):
     content = json.loads(shapes[0].read_text())
     (tmp_path / 'other').mkdir()
     before = sorted(tmp_path.rglob('*'))
@@ -848,7 +840,7 @@ def test_writers_write_nothing_outside_their_folder(repo, shapes, tmp_path, kind
         ann_file = shapes[0].with_name('outside.json')
         ann_file.write_text(json.dumps(content))
         with pytest.raises(DataError) as error:
-            run(repo, 'from_coco', kind, ann_file, tmp_path / 'deep' / 'out')
+            run('from-coco', kind, ann_file, tmp_path / 'deep' / 'out')
         assert repr(name) in str(error.value)
         ann_file.unlink()
     content['images'][-1]['file_name'] = 'link/a.jpg'
@@ -858,7 +850,7 @@ def test_writers_write_nothing_outside_their_folder(repo, shapes, tmp_path, kind
     folder.mkdir(parents=True)
     (folder / 'link').symlink_to(tmp_path / 'other')
     with pytest.raises(DataError, match='link/a'):
-        run(repo, 'from_coco', kind, shapes[0], out)
+        run('from-coco', kind, shapes[0], out)
     assert sorted(path for path in tmp_path.rglob('*') if 'deep' not in path.parts) == before
 
 
@@ -882,23 +874,23 @@ def test_writers_say_what_they_cannot_do(shapes, tmp_path, notes):
         convert.read_coco(shapes[0], notes)
 
 
-def test_the_way_back_is_said(repo, tmp_path, shapes, capsys):
-    run(repo, 'from_coco', 'yolo', shapes[0], tmp_path / 'yolo')
+def test_the_way_back_is_said(tmp_path, shapes, capsys):
+    run('from-coco', 'yolo', shapes[0], tmp_path / 'yolo')
     out = capsys.readouterr().out
     assert f'objects; written to {tmp_path / "yolo"}' in out
     assert f'put or link the images into {tmp_path / "yolo" / "images" / "train"}' in out
     with pytest.raises(DataError, match='says where the images are: leave out --images'):
-        run(repo, 'to_coco', 'yolo', tmp_path / 'yolo' / 'data.yaml', 'x.json', '--images', '.')
+        run('to-coco', 'yolo', tmp_path / 'yolo' / 'data.yaml', 'x.json', '--images', '.')
     for divisor in ('1000', '300'):
         masks = tmp_path / divisor
-        run(repo, 'from_coco', 'masks', shapes[0], masks, '--divisor', divisor)
+        run('from-coco', 'masks', shapes[0], masks, '--divisor', divisor)
         (line,) = (
             line for line in capsys.readouterr().out.splitlines() if line.startswith('the way back')
         )
-        words = line.split(' to_coco.py masks ')[1].split()
+        words = line.split(' to-coco masks ')[1].split()
         back = tmp_path / f'{divisor}.json'
         values = dict(OUT=back, DIR=shapes[1])
-        run(repo, 'to_coco', 'masks', *(values.get(word, word) for word in words))
+        run('to-coco', 'masks', *(values.get(word, word) for word in words))
         found, given = (json.loads(Path(file).read_text()) for file in (back, shapes[0]))
         count = {key: len(value) for key, value in objects(found).items()}
         assert count == {key: len(value) for key, value in objects(given).items()}
@@ -922,12 +914,12 @@ def test_commands_of_the_page(repo, tmp_path, monkeypatch, shapes):
         ('voc', 'VOC2007', '--split', 'trainval'), ('yolo', 'yolo'), ('labelme', 'labelme'),
         ('csv', 'boxes.csv'), ('masks', 'masks'),
     ):  # fmt: skip
-        run(repo, 'from_coco', kind, shapes[0], fruit / target, *more)
+        run('from-coco', kind, shapes[0], fruit / target, *more)
     monkeypatch.chdir(tmp_path)
     commands = [line.split() for line in block.splitlines() if line.startswith('$convert')]
     assert [command[1] for command in commands] == list(FORMATS)
     for _, kind, *arguments in commands:
         arguments = [a.replace('$fruit', 'data/fruit') for a in arguments]
-        run(repo, 'to_coco', kind, *arguments)
+        run('to-coco', kind, *arguments)
         written = json.loads(Path(arguments[1]).read_text())
         assert len(written['annotations']) == len(SHAPES)

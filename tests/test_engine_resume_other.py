@@ -1,6 +1,7 @@
 """A run that is resumed with other settings than it began with, from a folder that was moved, or
 from checkpoints of which some are damaged."""
 
+import ast
 import copy
 import os
 import shutil
@@ -12,10 +13,11 @@ import torch
 from engine_toy import Interrupted, ToyDetector, ToyMetric, toy_config, with_validation
 from mmengine.config import Config
 
+from mmdet_r2.config_text import config_values
 from mmdet_r2.engine import Runner, build_runner, latest_checkpoint
 from mmdet_r2.engine.amp import AmpOptimWrapper
 from mmdet_r2.engine.checkpoint import CheckpointHook, write_atomically
-from mmdet_r2.engine.resume import _parse, compare_configs
+from mmdet_r2.engine.resume import compare_configs
 from mmdet_r2.errors import CheckpointError
 from mmdet_r2.registry import MODELS
 from mmdet_r2.zoo import read_checkpoint
@@ -180,7 +182,7 @@ def test_the_end_of_a_run(work: Path, capsys: pytest.CaptureFixture) -> None:
 def test_a_config_in_a_checkpoint_is_data(tmp_path: Path) -> None:
     trap = tmp_path / 'trap'
     text = f"model = dict(type='A', x=__import__('os').mkdir({str(trap)!r}), **dict(y=[1, -2.5]))"
-    assert _parse(text)['model'] == {
+    assert config_values(text, ast.unparse)['model'] == {
         'type': 'A',
         'x': f"__import__('os').mkdir({str(trap)!r})",
         'y': [1, -2.5],

@@ -14,7 +14,7 @@ from torch import nn
 from toy_detector import CLASSES, lively, toy_config
 
 from mmdet_r2.apis import DetInferencer, inference_detector, init_detector
-from mmdet_r2.apis.inferencer import model_and_weights
+from mmdet_r2.apis.model_argument import find_detector
 from mmdet_r2.errors import CheckpointError, ConfigError, DataError
 from mmdet_r2.structures import DetDataSample
 from mmdet_r2.structures.masks import encode_rle
@@ -170,14 +170,14 @@ def test_what_cannot_be_written_is_one_line(inferencer, files, tmp_path) -> None
         assert '\n' not in str(caught.value)
 
 
-def test_what_model_and_weights_may_be(files, monkeypatch) -> None:
+def test_what_stands_for_a_detector(files, monkeypatch) -> None:
     name = 'mask_rcnn_r2_101_fpn_2x_coco'
-    assert model_and_weights(name, None) == (name, 'auto')
-    assert model_and_weights(name, 'a.pth') == (name, 'a.pth')
+    assert find_detector(name) == (name, name)
+    assert find_detector(name, 'a.pth') == (name, 'a.pth')
     published = 'https://host/mask_rcnn_r2_101_fpn_2x_coco-17f061e8.pth'
     for given in ((None, published), (published, None)):
-        assert model_and_weights(*given) == (name, published)
-    with pytest.raises(ConfigError, match='their config is not known'):
+        assert find_detector(*given) == (name, published)
+    with pytest.raises(ConfigError, match='config'):
         DetInferencer(weights=files['weights'])
     with pytest.raises(ConfigError, match='give the name of a model'):
         DetInferencer()

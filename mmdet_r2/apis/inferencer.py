@@ -18,9 +18,9 @@ from ..files import path_inside, write_image, write_json
 from ..progress import progress
 from ..structures import DetDataSample
 from ..visualization import DetLocalVisualizer
-from ..zoo import find_model
 from .images import Image, ImageSource, Names, find_images, is_image
 from .inference import image_pipeline, init_detector
+from .model_argument import find_detector, is_config_file
 from .results import prediction
 from .stream import Masks, TestPipeline, stream
 
@@ -49,9 +49,9 @@ class DetInferencer:
 
     Args:
         model: name of a published model (its weights are fetched, unless ``weights`` says
-            otherwise), path of a config, a ``Config``, or a detector from
-            :func:`~mmdet_r2.apis.init_detector`. None: the published model that ``weights``
-            belongs to.
+            otherwise), a checkpoint (its config is inside), folder of a run, path of a config, a
+            ``Config``, or a detector from :func:`~mmdet_r2.apis.init_detector`. None: the model
+            that ``weights`` belongs to.
         weights: path, URL or zoo name of a checkpoint. None with a config file: random weights.
         device: default: the first GPU where there is CUDA, else the CPU.
         scope: accepted for compatibility; there is only one.
@@ -81,8 +81,8 @@ class DetInferencer:
             if palette != 'none':
                 model.dataset_meta = {**_meta(model), 'palette': palette}  # type: ignore[assignment]
         else:
-            if not isinstance(model, Config) and (weights or not _is_config_file(model)):
-                model, weights = model_and_weights(model, weights)
+            if not isinstance(model, Config) and (weights or not is_config_file(model)):
+                model, weights = find_detector(model, weights)
             self.model = init_detector(cast(Any, model), weights, palette, device)
         self.cfg = self.model.cfg
         self.show_progress = show_progress
@@ -250,43 +250,6 @@ class DetInferencer:
             write_image(png, one.pop('panoptic_seg'))
             one['panoptic_seg_path'] = str(png)
         write_json(path_inside(folder, f'{stem}.json'), one)
-
-
-def model_and_weights(
-    model: str | os.PathLike[str] | None, weights: str | os.PathLike[str] | None
-) -> tuple[str, str]:
-    """Config and checkpoint for :func:`~mmdet_r2.apis.init_detector`, from what a user may give of
-    them: without weights those published for the model, without a model the one they belong to.
-
-    Args:
-        model: name or config file; a checkpoint file is taken for ``weights``.
-
-    Raises:
-        ConfigError: the model of the weights is not known, or no weights are of the config.
-    """
-    if weights is None and model is not None:
-        if Path(model).suffix not in ('.pth', '.pt', '.pkl', '.safetensors'):
-            if _is_config_file(model) and find_model(model) is None:
-                raise ConfigError(
-                    f'{model}: no published weights belong to this config; give a checkpoint, too.'
-                )
-            return os.fspath(model), 'auto'
-        model, weights = None, model
-    if weights is None:
-        raise ConfigError('give the name of a model, a config, or weights of the zoo.')
-    if model is None:
-        known = find_model(weights)
-        if known is None:
-            raise ConfigError(
-                f'{weights}: no published weights have this name, so their config is not known; '
-                'give the config, too.'
-            )
-        model = known.name
-    return os.fspath(model), os.fspath(weights)
-
-
-def _is_config_file(model: Any) -> bool:
-    return model is not None and Path(model).suffix == '.py' and Path(model).is_file()
 
 
 def _listed(inputs: Image | Iterable[Image]) -> tuple[Iterable[Image], int | None]:

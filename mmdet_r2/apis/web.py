@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -54,7 +55,7 @@ class Choice:
     them.
     """
 
-    config: str
+    config: str | Config
     checkpoint: str | None
 
 

@@ -16,6 +16,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor, nn
 
+from ..config_text import config_values
 from ..errors import CheckpointError
 from ..zoo import checkpoint_dataset_meta, classes_differ, read_checkpoint, spelt_alike
 
@@ -93,7 +94,7 @@ def compare_configs(path: str, meta: Mapping[str, Any], config: Mapping[str, Any
     Raises:
         CheckpointError: the model is another.
     """
-    there = _parse(meta.get('cfg'))
+    there = config_values(meta.get('cfg'), ast.unparse)
     if there is None:
         return Differences()
     before, now = _flat(there), _flat(config)
@@ -122,42 +123,6 @@ def check_classes(path: str, checkpoint: Mapping[str, Any], dataset: Any) -> Non
             f'{path}: was trained for other classes than train_dataloader has (metainfo.classes): '
             f'{difference}; {_INSTEAD}'
         )
-
-
-def _parse(text: Any) -> dict[str, Any] | None:
-    """The values of a config in Python, of which nothing is run; None if it is no such text.
-    Values that are no literals are texts."""
-    if not isinstance(text, str):
-        return None
-    try:
-        return {
-            target.id: _value(node.value)
-            for node in ast.parse(text).body
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def _value(node: ast.expr | None) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        parts = [_value(part) for part in node.args]
-        pairs = [(pair.arg, _value(pair.value)) for pair in node.keywords]
-        parts += [{name: value} if name is not None else value for name, value in pairs]
-        if all(isinstance(part, dict) for part in parts):
-            return {name: value for part in parts for name, value in part.items()}
-    elif isinstance(node, ast.Dict):
-        return {str(_value(key)): _value(item) for key, item in zip(node.keys, node.values)}
-    elif isinstance(node, (ast.List, ast.Tuple)):
-        return [_value(item) for item in node.elts]
-    elif isinstance(node, ast.Name) and node.id in ('inf', 'nan'):
-        return float(node.id)
-    try:
-        return ast.literal_eval(node)  # type: ignore[arg-type]
-    except (ValueError, TypeError):
-        return ast.unparse(node) if node is not None else None
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
