@@ -177,7 +177,7 @@ def test_what_stands_for_a_detector(files, monkeypatch) -> None:
     published = 'https://host/mask_rcnn_r2_101_fpn_2x_coco-17f061e8.pth'
     for given in ((None, published), (published, None)):
         assert find_detector(*given) == (name, published)
-    with pytest.raises(ConfigError, match='config'):
+    with pytest.raises(CheckpointError, match='no config is inside'):
         DetInferencer(weights=files['weights'])
     with pytest.raises(ConfigError, match='give the name of a model'):
         DetInferencer()

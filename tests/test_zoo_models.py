@@ -251,7 +251,7 @@ def test_the_tool_lists_and_refuses(tool) -> None:
     code, _, err = tool()
     assert code == 2 and 'give the NAME' in err
     code, out, _ = tool('--help')
-    assert code == 0 and 'tools/download.py mask_rcnn_r2_101_fpn_2x_coco --dest' in out
+    assert code == 0 and 'zoo download mask_rcnn_r2_101_fpn_2x_coco --dest' in out
 
 
 # ------------------------------------------------------------------------------------- tables
