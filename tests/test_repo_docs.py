@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from docs_blocks import PAGES, Block, blocks, environment, sandbox
 
+from mmdet_r2 import cli
+
 COMMANDS = [block for page in PAGES for block in blocks(page, 'bash')]
 SNIPPETS = [block for page in PAGES for block in blocks(page, 'python')]
 # Pages whose Python is run by tests of their own.
@@ -191,16 +193,31 @@ def test_named_files_exist(repo: Path, page: str) -> None:
     assert not missing
 
 
-def _options_of(script: Path, arguments: list[str], capsys: pytest.CaptureFixture) -> set[str]:
-    """What a script's help lists; in this process, where its imports are done already."""
-    argv, sys.argv = sys.argv, [str(script), *arguments, '--help']
+def _options_of(command: str, repo: Path, capsys: pytest.CaptureFixture) -> set[str]:
+    """What the help of a script or of ``mmdet-r2 WORDS`` lists; in this process, where its imports
+    are done already."""
+    argv, sys.argv = sys.argv, [command, '--help']
     try:
         with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(script), run_name='__main__')
+            if command.endswith('.py'):
+                runpy.run_path(str(repo / command), run_name='__main__')
+            else:
+                cli.run([*command.split(), '--help'])
     finally:
         sys.argv = argv
     assert not end.value.code
     return set(re.findall(r'(--[a-z-]+)', capsys.readouterr().out))
+
+
+def _words(line: str) -> str:
+    """The words of ``mmdet-r2`` at the beginning of a line, up to the first argument."""
+    words, table = [], cli.COMMANDS
+    for word in line.split():
+        words.append(word)
+        table = table[word][1]
+        if isinstance(table, str):
+            break
+    return ' '.join(words)
 
 
 def test_options_in_commands_exist(repo: Path, capsys: pytest.CaptureFixture) -> None:
@@ -208,12 +225,15 @@ def test_options_in_commands_exist(repo: Path, capsys: pytest.CaptureFixture) ->
     for page in PAGES:
         for line in '\n'.join(_blocks(repo / page, 'bash')).splitlines():
             line = line.partition('#')[0]
-            if found := re.search(r'python3? ((?:tools|demo)/\S+\.py)', line):
-                used.setdefault(found[1], set()).update(re.findall(r'(--[a-z-]+)', line))
-    assert {'tools/train.py', 'tools/test.py', 'tools/install.py'} <= set(used)
-    for script, options in used.items():
-        known = _options_of(repo / script, [], capsys)
-        assert options <= known, f'{script}: {sorted(options - known)}'
+            script = re.search(r'python3? ((?:tools|demo)/\S+\.py)', line)
+            program = re.search(r'mmdet-r2 ([^"]+)', line)
+            if script or program:
+                name = script[1] if script else _words(program[1])
+                used.setdefault(name, set()).update(re.findall(r'(--[a-z-]+)', line))
+    assert {'train', 'test', 'convert data to-coco', 'tools/install.py'} <= set(used)
+    for name, options in used.items():
+        known = _options_of(name, repo, capsys)
+        assert options <= known, f'{name}: {sorted(options - known)}'
 
 
 def test_make_targets_in_pages_exist(repo: Path) -> None:

@@ -433,7 +433,7 @@ def test_a_file_of_unknown_content_is_refused(server, cache) -> None:
     url = server.url('good', 'model_final.pth')
     text = refused(url)
     assert f'{url}: nobody published a hash of this file' in text and server.requests == []
-    for way in (f'tools/download.py --unverified {url}', '#sha256=', 'pass the path'):
+    for way in (f'mmdet-r2 zoo download --unverified {url}', '#sha256=', 'pass the path'):
         assert way in text
 
 

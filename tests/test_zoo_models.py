@@ -171,7 +171,7 @@ def test_download_puts_weights_and_config_into_a_folder(small_zoo, tmp_path) -> 
     ('name', 'expected'),
     [
         (BY_HAND, 'sharepoint.com'),
-        (NONE, f'Train it (python tools/train.py {find_model(NONE).config})'),
+        (NONE, f'Train it (mmdet-r2 train {find_model(NONE).config})'),
     ],
 )
 def test_a_model_without_published_weights_says_what_to_do(name, expected) -> None:

@@ -91,7 +91,7 @@ def read_results(
     """A results file in COCO's format, compared with the annotations; and the categories, by label.
 
     Args:
-        result_file: such as ``PREFIX.bbox.json`` of ``tools/test.py --outfile-prefix PREFIX``.
+        result_file: such as ``PREFIX.bbox.json`` of ``mmdet-r2 test --outfile-prefix PREFIX``.
         ann_file: COCO annotations.
         iou_type: 'bbox' or 'segm'.
         score_thr: leave out detections of a lower score.
@@ -191,7 +191,7 @@ def _read_records(path: str | os.PathLike[str]) -> list[dict]:
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise DataError(
             f'{path}: not a COCO results file, which is a list of records, such as '
-            'PREFIX.bbox.json of tools/test.py --outfile-prefix PREFIX.'
+            'PREFIX.bbox.json of mmdet-r2 test --outfile-prefix PREFIX.'
         )
     return records
 

@@ -53,7 +53,7 @@ def read_tested(
     results: str | os.PathLike[str],
     overrides: dict[str, Any] | None = None,
 ) -> Tested:
-    """The results file that ``tools/test.py CONFIG ... --out FILE.pkl`` wrote, and its data set.
+    """The results file that ``mmdet-r2 test CONFIG ... --out FILE.pkl`` wrote, and its data set.
 
     Images need not be there: none is read.
 

@@ -25,13 +25,13 @@ def evaluate_results(
     outfile_prefix: str | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """What ``tools/test.py`` printed when it wrote ``results``, or other metrics of the same
+    """What ``mmdet-r2 test`` printed when it wrote ``results``, or other metrics of the same
     predictions.
 
     Args:
         config: that was tested.
-        results: the ``.pkl`` file of ``tools/test.py --out``.
-        metrics: as ``tools/test.py --eval`` takes them; by default the config's.
+        results: the ``.pkl`` file of ``mmdet-r2 test --out``.
+        metrics: as ``mmdet-r2 test --eval`` takes them; by default the config's.
         classwise: also print a table of all classes.
         outfile_prefix: also write the results in COCO's format.
         overrides: dotted config keys and their values, as on the command line.

@@ -1,4 +1,4 @@
-"""A local web page that runs detectors on dropped images (``demo/web_demo.py``).
+"""A local web page that runs detectors on dropped images (``mmdet-r2 web``).
 
 Needs gradio, the extra ``web``; nothing else of the package imports this module.
 """

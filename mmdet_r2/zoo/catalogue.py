@@ -1,4 +1,4 @@
-"""The index as text: the listing of ``tools/download.py``, and the tables of ``docs/model_zoo.md``
+"""The index as text: the listing of ``mmdet-r2 zoo list``, and the tables of ``docs/model_zoo.md``
 and README.md, which ``tools/misc/make_model_table.py`` writes."""
 
 from collections.abc import Iterable, Sequence

@@ -395,7 +395,7 @@ def _unknown_content(files: Sequence[_File]) -> str:
     url = files[0].url
     return (
         f'{url}: nobody published a hash of this file, so nothing would show that it was '
-        'exchanged: it is not used. If you trust the place: python tools/download.py --unverified '
+        'exchanged: it is not used. If you trust the place: mmdet-r2 zoo download --unverified '
         f'{url} (notes its SHA-256 for the next time); or add #sha256= and the digits you expect '
         'to the address; or pass the path of a file that you got yourself.'
     )

@@ -235,7 +235,7 @@ def no_weights(model: index.ZooModel) -> str:
             'with a browser, and pass its path.'
         )
     return (
-        f'{model.name}: nobody published weights of this model. Train it (python tools/train.py '
+        f'{model.name}: nobody published weights of this model. Train it (mmdet-r2 train '
         f'{model.config}), or pass the path of a checkpoint.'
     )
 

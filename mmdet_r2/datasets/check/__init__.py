@@ -1,6 +1,6 @@
 """Is a data set fit for training? Every broken image and annotation, with its file and id.
 
-:func:`check_subjects` looks, :func:`fix_content` corrects; ``tools/misc/check_dataset.py`` is the
+:func:`check_subjects` looks, :func:`fix_content` corrects; ``mmdet-r2 check`` is the
 command line.
 """
 

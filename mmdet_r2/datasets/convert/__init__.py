@@ -2,7 +2,7 @@
 
 Readers yield :class:`~mmdet_r2.datasets.ImageAnnotations`, of which :func:`to_coco` makes the
 content of a COCO file; writers take what :func:`read_coco` gives. What goes wrong or is lost on the
-way is in :class:`Notes`. The command lines are ``tools/dataset_converters/{to,from}_coco.py``.
+way is in :class:`Notes`. The command lines are ``mmdet-r2 convert data``.
 """
 
 from .coco_json import read_coco

@@ -38,7 +38,7 @@ def read_coco(path: str | os.PathLike, notes: Notes) -> tuple[list[str], list[Co
 
     Raises:
         DataError: the file is not in COCO's format, or has an error.
-            ``tools/misc/check_dataset.py`` looks closer.
+            ``mmdet-r2 check`` looks closer.
     """
     coco = read_coco_file(path)
     first = {problem.kind: problem for problem in reversed(coco.problems)}

@@ -184,7 +184,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
       :class:`UnreadableImageError` that names it, never an assertion or a half-grey image; one of a
       kind that is not read, or of more pixels than ``$MMDET_R2_MAX_PIXELS``, an
       :class:`UnsupportedImageError` that says which. What is missing in the middle of a progressive
-      JPEG, or is zero in other formats, is not seen: ``tools/misc/check_dataset.py`` sees more.
+      JPEG, or is zero in other formats, is not seen: ``mmdet-r2 check`` sees more.
     * An image of 16 bits per sample of which only 14 or fewer are used, as cameras and scanners
       write them, is nearly black in 8 bits: a warning.
     * Where the annotation file says the image's ``height`` and ``width``, they are compared. An
