@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from small_detector import small_config
+from warm_python import python
 
 from mmdet_r2.datasets.demo import CLASSES, generate
 
@@ -65,7 +66,7 @@ def tool(script: str, *arguments: object, code: int = 0) -> str:
 def _start(script: str, *arguments: object) -> str:
     """Run a script in a process of its own; what it printed."""
     done = subprocess.run(
-        [sys.executable, str(REPO / script), *map(str, arguments)],
+        [python(), str(REPO / script), *map(str, arguments)],
         env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(REPO)),
         capture_output=True,
         text=True,

@@ -2,12 +2,12 @@
 and line."""
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from warm_python import python
 
 from mmdet_r2.config import config_files, load_config
 from mmdet_r2.datasets.convert import read_data_yaml
@@ -94,7 +94,7 @@ def test_yaml_made_while_a_config_runs_is_data_too(tmp_path: Path) -> None:
 
 def test_printing_a_yaml_config_runs_nothing(repo: Path, tmp_path: Path) -> None:
     (tmp_path / 'cfg.yaml').write_text(YAMLS['a call'])
-    command = [sys.executable, str(repo / 'tools/misc/print_config.py'), 'cfg.yaml']
+    command = [python(), str(repo / 'tools/misc/print_config.py'), 'cfg.yaml']
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'cfg.yaml:1' in done.stderr
     assert not (tmp_path / 'made').exists()

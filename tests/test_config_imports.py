@@ -1,12 +1,12 @@
 """Configs in mmengine's pure-Python style, mapped onto our components without mmdetection."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from warm_python import python
 
 from mmdet_r2.config import load_config, origin_of, origins
 from mmdet_r2.config_check import known_keys
@@ -268,7 +268,7 @@ def test_registered_name(dotted: str, name: str) -> None:
 
 
 def test_print_config(child: Path, repo: Path) -> None:
-    command = [sys.executable, str(repo / 'tools/misc/print_config.py'), str(child)]
+    command = [python(), str(repo / 'tools/misc/print_config.py'), str(child)]
     done = subprocess.run(
         [*command, '--origin', 'model.backbone'], capture_output=True, text=True, check=False
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from mmengine.config import Config
+from warm_python import python
 
 from mmdet_r2 import config_check
 from mmdet_r2.config import find_config, load_config, origin_of, origins, shipped_configs
@@ -376,7 +377,7 @@ parts = [dict(pipeline=_base_.train_pipeline, data_root=_base_.data_root)]
 
 def test_print_config_prints_origins(repo: Path, tmp_path: Path) -> None:
     path = write(tmp_path, base=BASE, child=CHILD)
-    command = [sys.executable, str(repo / 'tools/misc/print_config.py'), str(path)]
+    command = [python(), str(repo / 'tools/misc/print_config.py'), str(path)]
     environment = {'PYTHONPATH': str(repo), 'PATH': '/usr/bin:/bin', 'OMP_NUM_THREADS': '1'}
     one = subprocess.run(
         [*command, '--origin', 'model.out_channels'],

@@ -4,13 +4,13 @@ import copy
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from warm_python import python
 
 from mmdet_r2 import cli
 from mmdet_r2.datasets import CustomDataset, ImageAnnotations, check
@@ -326,7 +326,7 @@ def test_user_errors(repo, tmp_path):
         with pytest.raises(DataError, match=part):
             check.load_subject(arguments[0], *arguments[2:])
     script = str(repo / 'tools' / 'misc' / 'check_dataset.py')
-    command = [sys.executable, script, str(tmp_path / 'none.json')]
+    command = [python(), script, str(tmp_path / 'none.json')]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from warm_python import python
 
 from mmdet_r2.apis.images import find_images, image_source
 from mmdet_r2.datasets import check
@@ -211,7 +212,7 @@ except UnreadableImageError as error:
     print(error)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000)
 """
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([python(), '-c', code], capture_output=True, text=True, timeout=100)
     lines = done.stdout.splitlines()
     assert len(lines) == 4 and lines[-1] == 'True', done.stdout + done.stderr
     assert all(str(path) in line for line in lines[:-1])

@@ -7,7 +7,6 @@ configs must give the same samples.
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
+from warm_python import python
 
 from mmdet_r2.datasets import CocoDataset
 from mmdet_r2.datasets.coco_splits import (
@@ -610,7 +610,7 @@ class TestMinival:
 
     def test_command_line(self, tmp_path, repo):
         split_data(tmp_path)
-        tool = [sys.executable, str(repo / 'tools/dataset_converters/coco_minival.py')]
+        tool = [python(), str(repo / 'tools/dataset_converters/coco_minival.py')]
 
         def run(*arguments):
             environment = {**os.environ, 'PYTHONPATH': str(repo)}

@@ -6,13 +6,13 @@ import copy
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import peer_panoptic
 import pytest
+from warm_python import python
 
 from mmdet_r2.datasets import COCO_METAINFO, CocoDataset, CocoPanopticDataset
 from mmdet_r2.datasets.demo import CLASSES, GROUNDS, MAP_CLASSES, generate
@@ -473,7 +473,7 @@ class TestSemanticMaps:
     def test_command_line(self, repo, sample, tmp_path):
         sample.open()
         script = repo / 'tools/dataset_converters/prepare_panoptic_semseg.py'
-        command = list(map(str, [sys.executable, script, tmp_path / 'ann.json', tmp_path / 'png']))
+        command = list(map(str, [python(), script, tmp_path / 'ann.json', tmp_path / 'png']))
         done = subprocess.run(
             [*command, str(tmp_path / 'maps'), '--workers', '2'], capture_output=True, text=True
         )

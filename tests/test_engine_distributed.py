@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 from engine_toy import toy_config
 from mmengine.config import Config
+from warm_python import python
 
 from mmdet_r2.zoo import read_checkpoint
 
@@ -30,10 +30,10 @@ def train(
         **os.environ,
         'PYTHONPATH': f'{repo}{os.pathsep}{repo / "tests"}',
         'OMP_NUM_THREADS': '1',
-        'PYTHON': sys.executable,
+        'PYTHON': python(),
     }
     if processes == 1:
-        command = [sys.executable, str(repo / 'tools/train.py'), str(path)]
+        command = [python(), str(repo / 'tools/train.py'), str(path)]
     else:
         with socket.socket() as free:
             free.bind(('127.0.0.1', 0))

@@ -3,12 +3,12 @@ and nothing is lost."""
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engine_toy import toy_config
+from warm_python import python
 
 from mmdet_r2.engine import build_runner, latest_checkpoint
 from mmdet_r2.zoo import read_checkpoint
@@ -39,7 +39,7 @@ run_cli(lambda: train(config))
 
 def tool(repo: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *arguments],
+        [python(), *arguments],
         capture_output=True,
         text=True,
         timeout=120,

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from engine_toy import toy_config
+from warm_python import python
 
 from mmdet_r2.engine import InvalidLossError, InvalidLossHook, build_runner
 from mmdet_r2.zoo import read_checkpoint
@@ -112,7 +112,7 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
 def test_the_tool_exits_with_1_and_one_message(repo: Path, tmp_path: Path) -> None:
     toy_config(tmp_path / 'work', model__explode_at=2).dump(str(tmp_path / 'config.py'))
     done = subprocess.run(
-        [sys.executable, str(repo / 'tools/train.py'), str(tmp_path / 'config.py')],
+        [python(), str(repo / 'tools/train.py'), str(tmp_path / 'config.py')],
         capture_output=True,
         text=True,
         env={**os.environ, 'PYTHONPATH': f'{repo}{os.pathsep}{repo / "tests"}'},

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from engine_toy import ToyDataset, ToyDetector, toy_config, with_validation
+from warm_python import python
 
 from mmdet_r2.apis.train import train, training_config
 from mmdet_r2.config import load_config
@@ -29,7 +30,7 @@ from mmdet_r2.errors import CheckpointError, ConfigError, DataError
 
 def tool(repo: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(repo / 'tools/train.py'), *arguments],
+        [python(), str(repo / 'tools/train.py'), *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, 'PYTHONPATH': f'{repo}{os.pathsep}{repo / "tests"}'},

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from warm_python import python
 
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.evaluation import CocoMetric, DumpDetResults, load_results
@@ -448,7 +448,7 @@ def test_two_processes_give_what_one_gives(case, tmp_path, repo):
     torch.save(dict(path=case['path'], classes=case['classes'], batch=batch), tmp_path / 'in.pt')
     script = tmp_path / 'worker.py'
     script.write_text(WORKER)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2']
+    command = [python(), '-m', 'torch.distributed.run', '--nproc-per-node=2']
     command += ['--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0', str(script)]
     done = subprocess.run(
         [*command, str(tmp_path / 'in.pt'), str(tmp_path / 'two')],

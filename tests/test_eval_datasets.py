@@ -6,13 +6,13 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import BaseDataset, RepeatDataset
+from warm_python import python
 
 from mmdet_r2.datasets import ClassBalancedDataset, CocoDataset, ConcatDataset
 from mmdet_r2.datasets.wrappers import sources_of
@@ -425,7 +425,7 @@ def test_two_processes(same, expected, tmp_path, repo):
     samples = detected(both(same))
     (tmp_path / 'samples.pkl').write_bytes(pickle.dumps(samples))
     (tmp_path / 'worker.py').write_text(WORKER)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2']
+    command = [python(), '-m', 'torch.distributed.run', '--nproc-per-node=2']
     command += ['--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0']
     done = subprocess.run(
         [*command, str(tmp_path / 'worker.py'), str(tmp_path)],

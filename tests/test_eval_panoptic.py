@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData, PixelData
+from warm_python import python
 
 from mmdet_r2.apis import inference_detector, init_detector
 from mmdet_r2.apis.test import test as run_test
@@ -696,7 +697,7 @@ DISTRIBUTED = """
 import sys
 import torch
 import numpy as np
-from tests.test_eval_panoptic import chance_images, metric_of, sample
+from test_eval_panoptic import chance_images, metric_of, sample
 torch.distributed.init_process_group('gloo')
 rank = torch.distributed.get_rank()
 images = chance_images(np.random.default_rng(10), 7)
@@ -718,10 +719,10 @@ def test_two_processes(tmp_path, repo):
     alone = metric_of(ann_file, samples).evaluate(7)['coco_panoptic/PQ']
     script = tmp_path / 'run.py'
     script.write_text(DISTRIBUTED)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2']
+    command = [python(), '-m', 'torch.distributed.run', '--nproc-per-node=2']
     command += ['--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0']
     command += [str(script), str(ann_file), str(tmp_path / 'out')]
-    environment = os.environ | {'PYTHONPATH': str(repo), 'OMP_NUM_THREADS': '1'}
+    environment = os.environ | {'PYTHONPATH': f'{repo}:{repo / "tests"}', 'OMP_NUM_THREADS': '1'}
     run = subprocess.run(
         command, capture_output=True, text=True, timeout=120, cwd=repo, env=environment
     )

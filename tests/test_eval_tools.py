@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from warm_python import python
 
 from mmdet_r2.apis.test import test as run_test
 from mmdet_r2.apis.test import test_config as make_config
@@ -257,10 +257,10 @@ def test_missing_annotation_file_is_found_before_inference(toy, tmp_path):
 
 
 def tool(repo: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(repo / 'tools/test.py')]
+    command = [python(), str(repo / 'tools/test.py')]
     if arguments[0].endswith('.sh'):
         command, arguments = ['bash', str(repo / 'tools' / arguments[0])], arguments[1:]
-    env = dict(os.environ, PYTHONPATH=str(repo), OMP_NUM_THREADS='1', PYTHON=sys.executable)
+    env = dict(os.environ, PYTHONPATH=str(repo), OMP_NUM_THREADS='1', PYTHON=python())
     return subprocess.run(
         [*command, *arguments], env=env | variables, capture_output=True, text=True, timeout=300
     )

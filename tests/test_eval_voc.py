@@ -7,7 +7,6 @@ import math
 import os
 import pickle
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,6 +17,7 @@ from mmengine.structures import InstanceData
 from small_detector import small_config
 from test_data_voc import log  # noqa: F401
 from voc_data import COLOURS, coloured_voc
+from warm_python import python
 
 from mmdet_r2.apis.test import test_config as make_config
 from mmdet_r2.config import load_config
@@ -354,7 +354,7 @@ def test_two_processes_give_what_one_gives(tmp_path, repo):
     (tmp_path / 'samples.pkl').write_bytes(pickle.dumps(as_arrays(samples)))
     script = tmp_path / 'worker.py'
     script.write_text(WORKER)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2']
+    command = [python(), '-m', 'torch.distributed.run', '--nproc-per-node=2']
     command += ['--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0', str(script), str(tmp_path)]
     done = subprocess.run(
         command,
@@ -531,7 +531,7 @@ def devkit_run(tmp_path_factory, repo):
 
     def script(name, *arguments):
         environment = dict(os.environ, PYTHONPATH=str(repo))
-        command = [sys.executable, '-W', 'ignore', str(repo / 'tools' / name), 'small.py']
+        command = [python(), str(repo / 'tools' / name), 'small.py']
         return subprocess.run(
             [*command, *arguments],
             cwd=folder,

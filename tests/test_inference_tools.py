@@ -13,6 +13,7 @@ import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from toy_detector import CLASSES, lively, toy_config
+from warm_python import python
 
 from mmdet_r2.apis import init_detector
 
@@ -187,7 +188,7 @@ def test_benchmark_prints_and_writes_its_figures(files, repo, tmp_path, mode) ->
         ),
     )
     config.dump(tmp_path / 'toy.py')
-    command = [sys.executable, 'tools/analysis_tools/benchmark.py', mode, tmp_path / 'toy.py']
+    command = [python(), 'tools/analysis_tools/benchmark.py', mode, tmp_path / 'toy.py']
     command += ['--size', '64', '96', '--repeat', '2', '--warmup', '1', '--threads', '1']
     command += ['--batch-size', '2', '--json', tmp_path / 'out.json']
     done = subprocess.run(
@@ -203,7 +204,7 @@ def test_benchmark_prints_and_writes_its_figures(files, repo, tmp_path, mode) ->
 
 
 def test_benchmark_reports_what_stops_it(files, repo, tmp_path) -> None:
-    command = [sys.executable, 'tools/analysis_tools/benchmark.py', 'inference', files['config']]
+    command = [python(), 'tools/analysis_tools/benchmark.py', 'inference', files['config']]
     command += ['--size', '64', '96', '--peer', tmp_path / 'python']
     done = subprocess.run(
         [str(c) for c in command], cwd=repo, capture_output=True, text=True, timeout=240

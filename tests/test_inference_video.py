@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from toy_detector import CLASSES, lively, toy_config
+from warm_python import python
 
 from mmdet_r2.apis import inference_detector, init_detector
 from mmdet_r2.apis.video import Video, VideoWriter, video_inference
@@ -177,7 +178,7 @@ with VideoWriter(sys.argv[1], 25, 320, 240) as writer:
 @pytest.mark.parametrize('suffix', ['.mp4', '.avi', '.mkv', '.webm'])
 def test_a_video_that_the_disk_does_not_hold(tmp_path, suffix) -> None:
     path = tmp_path / f'a{suffix}'
-    done = subprocess.run([sys.executable, '-c', FULL, str(path)], capture_output=True, text=True)
+    done = subprocess.run([python(), '-c', FULL, str(path)], capture_output=True, text=True)
     assert f'DataError: {path}: cannot be written to its end' in done.stderr
     assert list(tmp_path.iterdir()) == []
 

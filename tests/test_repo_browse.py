@@ -3,11 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
+from warm_python import python
 
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.visualization.browse import _CAPTION, browse, write_drawing
@@ -177,7 +177,7 @@ def test_command_line(repo, root):
         f'train_dataloader = dict(dataset={dataset})\n'
     )
     script = repo / 'tools/misc/browse_dataset.py'
-    command = [sys.executable, script, config, '--output-dir', root / 'out', '--number', '2']
+    command = [python(), script, config, '--output-dir', root / 'out', '--number', '2']
     env = {k: v for k, v in os.environ.items() if k not in ('DISPLAY', 'WAYLAND_DISPLAY')}
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr

@@ -6,11 +6,11 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from warm_python import python
 
 from mmdet_r2.apis import inference_detector, init_detector
 from mmdet_r2.datasets.demo import CLASSES, generate
@@ -54,10 +54,10 @@ def start(repo: Path, folder: Path, script: str, *arguments: str, steps: int = 4
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
     done = subprocess.run(
-        ['bash' if script.endswith('.sh') else sys.executable, script, CONFIG, *arguments]
+        ['bash' if script.endswith('.sh') else python(), script, CONFIG, *arguments]
         + ['--cfg-options', *options],
         cwd=repo,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PORT': port, 'PYTHON': sys.executable},
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PORT': port, 'PYTHON': python()},
         capture_output=True,
         text=True,
         timeout=300,
@@ -127,7 +127,7 @@ def test_inference_in_batches_and_pictures(repo, folder, trained):
         torch.testing.assert_close(batched.pred_instances.scores, alone.scores, atol=1e-4, rtol=0)
         assert alone.masks.shape[1:] == (64, 64)
     done = subprocess.run(
-        [sys.executable, 'demo/image_demo.py', str(folder / 'data/val'), CONFIG]
+        [python(), 'demo/image_demo.py', str(folder / 'data/val'), CONFIG]
         + [str(trained / 'iter_4.pth'), '--out-dir', str(folder / 'drawn')],
         cwd=repo,
         capture_output=True,

@@ -2,13 +2,13 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from warm_python import python
 
 from mmdet_r2.datasets.demo import (
     CLASSES,
@@ -212,7 +212,7 @@ def test_senseless_parameters_are_errors(tmp_path: Path, wrong: dict) -> None:
 
 
 def test_command_line(repo: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(repo / 'tools/misc/make_demo_data.py'), str(tmp_path / 'x')]
+    command = [python(), str(repo / 'tools/misc/make_demo_data.py'), str(tmp_path / 'x')]
     done = subprocess.run(
         [*command, '--train', '2', '--val', '1', '--size', '96', '64'],
         capture_output=True,

@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import pytest
+from warm_python import python
 
 from mmdet_r2.datasets.demo import CLASSES, GROUNDS, MAP_CLASSES, generate
 
@@ -70,7 +70,7 @@ def run(repo: Path, tmp_path_factory: pytest.TempPathFactory):
 
     def start(script: str, model: str, *arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, script, config_of(model), *arguments, '--cfg-options', *options],
+            [python(), script, config_of(model), *arguments, '--cfg-options', *options],
             cwd=repo,
             env={**os.environ, 'OMP_NUM_THREADS': '1'},
             capture_output=True,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from docs_blocks import PAGES, Block, blocks, environment, sandbox
+from warm_python import python
 
 from mmdet_r2 import cli
 
@@ -78,7 +79,7 @@ def test_parts_of_the_model_page_train(copy: Path) -> None:
     data = 'train_dataloader.dataset'
     done = subprocess.run(
         [
-            sys.executable, 'tools/train.py', 'my_project/faster_rcnn_plain.py',
+            python(), 'tools/train.py', 'my_project/faster_rcnn_plain.py',
             '--work-dir', 'work_dirs/plain', '--cfg-options', f'{data}.data_root=data/demo/',
             f'{data}.metainfo.classes=circle,triangle,square,ring,cross',
             f'{data}.ann_file=annotations/instances_train.json', f'{data}.data_prefix.img=train/',

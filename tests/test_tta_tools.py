@@ -18,6 +18,7 @@ from mmengine.config import Config
 from pycocotools import mask as coco_mask
 from torch import nn
 from toy_detector import CLASSES, lively, toy_config
+from warm_python import python
 
 from mmdet_r2.apis import inference_detector, init_detector
 from mmdet_r2.apis.test import test as run_test
@@ -366,10 +367,8 @@ def test_boxes_only_and_without_preparation(toy, tmp_path) -> None:
 
 
 def run_tool(repo: Path, script: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = ['bash'] if script.endswith('.sh') else [sys.executable]
-    env = dict(
-        os.environ, PYTHONPATH=str(repo), OMP_NUM_THREADS='1', PYTHON=sys.executable, PORT='29643'
-    )
+    command = ['bash'] if script.endswith('.sh') else [python()]
+    env = dict(os.environ, PYTHONPATH=str(repo), OMP_NUM_THREADS='1', PYTHON=python(), PORT='29643')
     return subprocess.run(
         [*command, str(repo / 'tools' / script), *map(str, arguments)],
         env=env, capture_output=True, text=True, timeout=300,

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData, PixelData
+from warm_python import python
 
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.files import write_image
@@ -168,7 +168,7 @@ def test_shelf_keeps_the_models_used_last(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_unknown_model_of_the_command_line(repo: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(repo / 'demo/web_demo.py'), 'mask_rcnn_r2_101_fpn_2x_coc'],
+        [python(), str(repo / 'demo/web_demo.py'), 'mask_rcnn_r2_101_fpn_2x_coc'],
         capture_output=True,
         text=True,
     )
@@ -197,7 +197,7 @@ def page(run: Run, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with open(folder / 'server.log', 'w') as log:
         server = subprocess.Popen(
             [
-                sys.executable, str(repo / 'demo/web_demo.py'), '--device', 'cpu', '--port', '0',
+                python(), str(repo / 'demo/web_demo.py'), '--device', 'cpu', '--port', '0',
                 '--score-thr', str(LOW),
                 '--model', str(run.config), str(run.checkpoint),
                 '--model', str(run.config), str(folder / 'missing.pth'),

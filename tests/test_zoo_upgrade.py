@@ -1,12 +1,12 @@
 """tools/model_converters/upgrade_model_version.py writes what loading would have given."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from published_files import SMALL, classifier, config, detector, published, random, res2net, save
+from warm_python import python
 
 from mmdet_r2.registry import MODELS, init_scope
 from mmdet_r2.zoo import load_checkpoint, read_checkpoint, upgrade
@@ -16,7 +16,7 @@ NAMES = ('plane', 'ship', 'harbor', 'bridge', 'crane')
 
 def run(repo: Path, *arguments: object) -> subprocess.CompletedProcess:
     tool = repo / 'tools' / 'model_converters' / 'upgrade_model_version.py'
-    command = [sys.executable, str(tool), *map(str, arguments)]
+    command = [python(), str(tool), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
