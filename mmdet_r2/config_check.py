@@ -687,4 +687,4 @@ def _parameters(function: Callable) -> tuple[frozenset[str], bool]:
 def known_keys(config: Config) -> Config:
     """A copy without helper variables: what is worth writing to a file."""
     kept = {key: value for key, value in config._cfg_dict.items() if key in TOP_KEYS}
-    return Config(kept, filename=None)
+    return Config(kept, filename=None, format_python_code=False)

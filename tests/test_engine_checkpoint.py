@@ -3,13 +3,13 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from engine_toy import ToyMetric, toy_config, with_validation
-from warm_python import python
 
 from mmdet_r2.engine import build_runner, latest_checkpoint
 from mmdet_r2.engine.checkpoint import write_atomically
@@ -47,7 +47,7 @@ def start(repo: Path, script: str, *arguments: str) -> subprocess.Popen:
         'OMP_NUM_THREADS': '1',
     }
     return subprocess.Popen(
-        [python(), '-c', script, *arguments],
+        [sys.executable, '-c', script, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -77,6 +77,13 @@ def build_runner(config: Config) -> Runner:
         else:
             hooks[key] = hook
     config.default_hooks = hooks
+    config = Config(
+        config._cfg_dict,
+        cfg_text=config.text,
+        filename=config.filename,
+        env_variables=config.env_variables,
+        format_python_code=False,  # takes up to a second, and a run asks for its text five times
+    )
     safe_loading()
     _check_folder(config.work_dir)
     with built_from('config', config), disk_errors(config.work_dir):

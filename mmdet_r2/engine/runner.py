@@ -1,6 +1,5 @@
 """mmengine's Runner with safe reading, atomic writing and exact resuming."""
 
-import functools
 import logging
 import os
 import time
@@ -258,10 +257,6 @@ class Runner(_Runner):
             self.logger.warning(warning)
         with built_from('param_scheduler', scheduler):
             return super().build_param_scheduler(scheduler)
-
-    @functools.cached_property
-    def _config_text(self) -> str:
-        return self.cfg.pretty_text  # formatting takes a second: once per run is enough
 
     @property
     def _run_seed(self) -> int:
@@ -701,7 +696,7 @@ class Runner(_Runner):
         meta.setdefault('epoch', self.epoch + 1 if by_epoch else self.epoch)
         meta.setdefault('iter', self.iter if by_epoch else self.iter + 1)
         meta.update(
-            cfg=self._config_text,
+            cfg=self.cfg.pretty_text,
             seed=self._run_seed,
             experiment_name=self.experiment_name,
             time=time.strftime('%Y%m%d_%H%M%S', time.localtime()),
