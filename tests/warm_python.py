@@ -7,7 +7,8 @@ folder and streams, and the command ends as the fork does. Signals reach the for
 when the command is. Given options of the interpreter other than ``-c``, ``-m`` and ``-u``, the
 command runs the true one.
 
-Not for tests of imports, of limits set by the parent, or of the ids of processes.
+Not for tests of imports, of limits set by the parent, or of the ids of processes; and a script ends
+shortly after its command is killed.
 """
 
 import atexit
@@ -29,7 +30,12 @@ from ast import literal_eval
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-IMPORTS = ('mmdet_r2.apis.test', 'mmdet_r2.apis.train', 'torch.distributed.launcher.api')
+IMPORTS = (
+    'mmdet_r2.apis.test',
+    'mmdet_r2.apis.train',
+    'torch._dynamo',
+    'torch.distributed.launcher.api',
+)
 
 CLIENT = """#!{python} -IS
 import os, signal, socket, sys
