@@ -60,6 +60,7 @@ def mask_rcnn(work_dir: Path, batch_size: int) -> Config:
     model: Any = config.model
     model.backbone.update(depth=18, init_cfg=None, frozen_stages=-1, zero_init_residual=False)
     model.neck.in_channels = [64, 128, 256, 512]
+    model.roi_head.bbox_head.fc_out_channels = 64
     model.roi_head.bbox_head.num_classes = model.roi_head.mask_head.num_classes = 3
     model.train_cfg.rpn.sampler.update(num=32, pos_fraction=0.25)
     model.train_cfg.rcnn.sampler.update(num=8, pos_fraction=0.5)

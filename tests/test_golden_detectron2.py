@@ -30,7 +30,9 @@ def resized() -> np.ndarray:
     return np.asarray(image)
 
 
-@pytest.fixture(scope='module', params=CONFIGS)
+@pytest.fixture(
+    scope='module', params=['A', *(pytest.param(n, marks=pytest.mark.slow) for n in 'BC')]
+)
 def system(request, resized, tmp_path_factory):
     """(our arrays, stored arrays, our losses) of one system."""
     letter = request.param

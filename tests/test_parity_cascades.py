@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 from parity import cases, ours
 
+# Their parts are also in those of the others.
+SLOW = ('cascade_mask_rcnn_r2_101', 'htc_without_semantic_r50')
 
-@pytest.fixture(scope='module', params=cases.CASCADES)
+
+@pytest.fixture(
+    scope='module',
+    params=[pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in cases.CASCADES],
+)
 def model(request):
     """(name, our arrays, stored arrays) of one detector."""
     config = cases.CASCADES[request.param][1]

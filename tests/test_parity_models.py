@@ -11,8 +11,14 @@ import pytest
 import torch
 from parity import cases, ours
 
+# Their parts are also in those of the others.
+SLOW = ('faster_rcnn_r2_101', 'mask_rcnn_r50')
 
-@pytest.fixture(scope='module', params=cases.MODELS)
+
+@pytest.fixture(
+    scope='module',
+    params=[pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in cases.MODELS],
+)
 def model(request):
     """(name, our arrays, stored arrays) of one detector."""
     config = cases.MODELS[request.param][1]

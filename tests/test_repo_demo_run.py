@@ -83,7 +83,8 @@ def run(repo: Path, tmp_path_factory: pytest.TempPathFactory):
     return start
 
 
-@pytest.mark.parametrize('model', ['mask_rcnn', 'htc'])  # htc inherits the cascade's
+# htc inherits the cascade's; without pictures also in test_repo_cascades.py
+@pytest.mark.parametrize('model', ['mask_rcnn', pytest.param('htc', marks=pytest.mark.slow)])
 def test_train_then_test_then_pictures(run, model: str) -> None:
     work, pictures = run.folder / model / 'work', run.folder / model / 'pictures'
     printed = run('tools/train.py', model, '--work-dir', str(work))

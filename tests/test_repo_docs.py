@@ -39,6 +39,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sandbox(tmp_path_factory.mktemp('docs'))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize('block', [b for b in COMMANDS if b.reason is None], ids=str)
 def test_commands_run(copy: Path, block: Block) -> None:
