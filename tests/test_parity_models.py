@@ -32,8 +32,9 @@ def test_state_dict_has_the_same_keys_and_shapes(model):
 
 def test_anchors_are_identical(model):
     _, arrays, stored = model
-    for level in range(5):
-        key = f'anchors/{level}'
+    levels = [key for key in arrays if key.startswith('anchors/')]
+    assert len(levels) == (1 if '_c4' in model[0] else 5)
+    for key in levels:
         assert cases.identical(key, arrays[key], stored), key
 
 
@@ -68,7 +69,10 @@ def test_proposals(model, index):
 def test_final_detections(model, index):
     name, arrays, stored = model
     labels = stored[f'final/{index}/labels']
-    assert len(labels) == 100 and len(set(labels)) > 3, 'the stored numbers would prove little'
+    least, kinds = (15, 3) if '_c4' in name else (100, 4)
+    assert len(labels) >= least and len(set(labels)) >= kinds, (
+        'the stored numbers would prove little'
+    )
     worst = ours.match_detections(arrays, stored, index, with_masks=name.startswith('mask'))
     assert worst['boxes'] < 0.01
     assert worst['scores'] < 1e-4

@@ -15,7 +15,8 @@ from .fused import FusedConv2d, OneDNNLinear
 from .memory import keep_freed_memory
 
 # Parts whose whole forward is traced; elsewhere each ConvModule is treated by itself.
-_TRACED_PARTS = ('backbone', 'neck')
+# Where residual stages and pyramids stand in a detector.
+_TRACED_PARTS = ('backbone', 'neck', 'roi_head.shared_head')
 
 
 def prepare_for_inference(
@@ -51,10 +52,9 @@ def prepare_for_inference(
     if device.type == 'cpu':
         keep_freed_memory()
     if fuse_bn:
-        for name in _TRACED_PARTS:
-            part = getattr(model, name, None)
-            if isinstance(part, nn.Module):
-                setattr(model, name, _fused(part, name))
+        for name, part in _traced_parts(model):
+            owner, _, own = name.rpartition('.')
+            setattr(model.get_submodule(owner), own, _fused(part, name))
         _fuse_conv_modules(model)
         if device.type == 'cpu':
             _use_onednn_layers(model)
@@ -66,11 +66,14 @@ def prepare_for_inference(
     if dtype in (torch.bfloat16, torch.float16):
         _use_autocast(model, dtype)
     if compile:
-        for name in _TRACED_PARTS:
-            part = getattr(model, name, None)
-            if isinstance(part, nn.Module):
-                part.compile()
+        for _, part in _traced_parts(model):
+            part.compile()
     return model
+
+
+def _traced_parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    modules = dict(model.named_modules())
+    return [(name, modules[name]) for name in _TRACED_PARTS if name in modules]
 
 
 def _fused(part: nn.Module, name: str) -> nn.Module:
@@ -111,8 +114,7 @@ def _use_onednn_layers(model: nn.Module) -> None:
 
 def _use_autocast(model: nn.Module, dtype: torch.dtype) -> None:
     """Run the model's ``forward`` under autocast; traced parts get their weights cast for good."""
-    for name in _TRACED_PARTS:
-        part = getattr(model, name, None)
+    for _, part in _traced_parts(model):
         if isinstance(part, torch.fx.GraphModule):
             part.to(dtype)
             part.register_forward_pre_hook(_cast_inputs)

@@ -27,6 +27,10 @@ MODELS = {
         'legacy_1.x/mask-rcnn_r50_fpn_1x_coco_v1.py',
         'mask_rcnn_r50_fpn_1x_coco_v1',
     ),
+    'mask_rcnn_r50_c4': (
+        'mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py',
+        'mask_rcnn_r50_caffe_c4_1x_coco',
+    ),
 }
 
 # The same for detectors of several stages.
@@ -49,6 +53,7 @@ CASCADES = {
 # Configs without published weights, hence in no metafile: our name -> that of mmdetection 3.x
 UNPUBLISHED = {
     'htc_without_semantic_r50_fpn_1x_coco': 'htc-without-semantic_r50_fpn_1x_coco',
+    'mask_rcnn_r50_caffe_c4_1x_coco': 'mask-rcnn_r50-caffe-c4_1x_coco',
     'cascade_rcnn_r18_fpn_8xb8-amp-lsj-200e_coco': 'cascade-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
     'cascade_rcnn_r50_fpn_8xb8-amp-lsj-200e_coco': 'cascade-rcnn_r50_fpn_8xb8-amp-lsj-200e_coco',
     'cascade_rcnn_r101_fpn_8xb8-amp-lsj-200e_coco': 'cascade-rcnn_r101_fpn_8xb8-amp-lsj-200e_coco',
@@ -59,9 +64,19 @@ UNPUBLISHED = {
 
 # With this many draws allowed nothing is left to draw: every anchor and RoI is sampled.
 EXHAUSTIVE = 1_000_000
-# Proposals and detections per image in cascades, where three heads see all of them.
-CASCADE_PROPOSALS = 400
-CASCADE_DETECTIONS = 40
+
+
+def few_boxes(num_stages: int, shared_head: bool) -> tuple[int, int] | None:
+    """Proposals and detections per image where three heads see all of them, or a residual stage
+    does; elsewhere as configured.
+    """
+    if shared_head:
+        return 40, 20
+    return (400, 40) if num_stages > 1 else None
+
+
+# Scale of the images, of all models
+STD = [58.395, 57.12, 57.375]
 
 # Parameters whose gradients are compared: one before, in and after every part.
 GRADIENTS = (
@@ -96,7 +111,7 @@ def random_state(name: str) -> np.random.RandomState:
 # Factors on He's standard deviation, chosen so that activations stay near 1 through 101 layers,
 # boxes move by a fraction of their size, and some of 80 classes score above the threshold.
 GAINS = (
-    (r'^backbone\..*conv3\.weight$', 0.3),
+    (r'^(backbone|roi_head\.shared_head)\..*conv3\.weight$', 0.3),
     (r'^neck\.fpn_convs', 0.7),
     (r'rpn_cls\.weight$', 0.6),
     (r'rpn_reg\.weight$', 0.05),

@@ -46,10 +46,12 @@ def build(config: str, exhaustive: bool = False):
     if exhaustive:
         for part in (train.rpn, *stages):
             part.sampler.update(num=cases.EXHAUSTIVE, pos_fraction=0.5)
-    if len(stages) > 1:
-        train.rpn_proposal.max_per_img = cases.CASCADE_PROPOSALS
-        cfg.model.test_cfg.rpn.max_per_img = cases.CASCADE_PROPOSALS
-        cfg.model.test_cfg.rcnn.max_per_img = cases.CASCADE_DETECTIONS
+    few = cases.few_boxes(len(stages), bool(cfg.model.roi_head.get('shared_head')))
+    if few:
+        train.rpn_proposal.max_per_img = few[0]
+        cfg.model.test_cfg.rpn.max_per_img = few[0]
+        cfg.model.test_cfg.rcnn.max_per_img = few[1]
+    cfg.model.data_preprocessor.std = cases.STD  # MSRA's inputs would saturate the scores
     return MODELS.build(cfg.model)
 
 

@@ -305,6 +305,75 @@ class Bottleneck(ResidualBlock):
         return conv_norm(x, self.conv3, getattr(self, self.norm3_name), direct)
 
 
+def default_init(
+    init_cfg: dict | list[dict] | None, pretrained: str | None, key: str
+) -> dict | list[dict]:
+    """Initialisation of a backbone or a part of one: what is given, else Kaiming convolutions and
+    unit norms; ``pretrained`` is the old name of a file to load."""
+    if pretrained is not None:
+        if init_cfg is not None:
+            raise ConfigError(f'{key}: give either pretrained or init_cfg, not both')
+        return dict(type='Pretrained', checkpoint=pretrained)
+    if init_cfg is not None:
+        return init_cfg
+    return [
+        dict(type='Kaiming', layer='Conv2d'),
+        dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+    ]
+
+
+def build_stage(
+    block: type[ResidualBlock],
+    num_blocks: int,
+    in_channels: int,
+    planes: int,
+    *,
+    stride: int,
+    avg_down: bool,
+    conv_cfg: dict | None,
+    norm_cfg: dict,
+    block_args: dict,
+) -> Sequential:
+    """A stage of ``num_blocks`` residual blocks of ``planes``, the first with ``stride``."""
+    out_channels = planes * block.expansion
+    downsample = None
+    if stride != 1 or in_channels != out_channels:
+        layers: list[nn.Module] = []
+        if avg_down:
+            # At stride 1 there is nothing to pool; the place is kept because later keys count
+            # on it.
+            layers.append(
+                nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+                if stride != 1
+                else nn.Identity()
+            )
+        layers += [
+            build_conv_layer(
+                conv_cfg,
+                in_channels,
+                out_channels,
+                kernel_size=1,
+                stride=1 if avg_down else stride,
+                bias=False,
+            ),
+            build_norm_layer(norm_cfg, out_channels)[1],
+        ]
+        downsample = nn.Sequential(*layers)
+    blocks = [block(in_channels, planes, stride=stride, downsample=downsample, **block_args)]
+    blocks += [block(out_channels, planes, **block_args) for _ in range(1, num_blocks)]
+    return Sequential(*blocks)
+
+
+def set_modes(module: nn.Module, mode: bool, norm_eval: bool) -> None:
+    """What training mode means for residual stages: with ``norm_eval`` batch norms stay in eval
+    mode; blocks compute directly, where they have to."""
+    for child in module.modules():
+        if mode and norm_eval and isinstance(child, _BatchNorm):
+            child.eval()
+        if isinstance(child, ResidualBlock):
+            child.direct = mode
+
+
 @MODELS.register_module()
 class ResNet(BaseModule):
     """Stem and up to four stages of residual blocks; returns the feature maps of ``out_indices``.
@@ -384,17 +453,8 @@ class ResNet(BaseModule):
         pretrained: str | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        default_init = init_cfg is None and pretrained is None
-        if pretrained is not None:
-            if init_cfg is not None:
-                raise ConfigError('backbone: give either pretrained or init_cfg, not both')
-            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
-        elif default_init:
-            init_cfg = [
-                dict(type='Kaiming', layer='Conv2d'),
-                dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
-            ]
-        super().__init__(init_cfg)
+        plain_init = init_cfg is None and pretrained is None
+        super().__init__(default_init(init_cfg, pretrained, 'backbone'))
 
         if depth not in self.arch_settings:
             known = ', '.join(map(str, self.arch_settings))
@@ -445,7 +505,7 @@ class ResNet(BaseModule):
         self.res_layers = []
         for i in range(num_stages):
             planes = base_channels * 2**i
-            stage = self._build_stage(
+            stage = build_stage(
                 block,
                 stage_blocks[i],
                 channels,
@@ -459,7 +519,7 @@ class ResNet(BaseModule):
                     dilation=dilations[i],
                     style=style,
                     with_cp=with_cp,
-                    zero_init=zero_init_residual and default_init,
+                    zero_init=zero_init_residual and plain_init,
                     conv_cfg=conv_cfg,
                     norm_cfg=norm_cfg,
                     dcn=dcn if dcn is not None and stage_with_dcn[i] else None,
@@ -499,47 +559,6 @@ class ResNet(BaseModule):
             self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
-    @staticmethod
-    def _build_stage(
-        block: type[ResidualBlock],
-        num_blocks: int,
-        in_channels: int,
-        planes: int,
-        *,
-        stride: int,
-        avg_down: bool,
-        conv_cfg: dict | None,
-        norm_cfg: dict,
-        block_args: dict,
-    ) -> Sequential:
-        out_channels = planes * block.expansion
-        downsample = None
-        if stride != 1 or in_channels != out_channels:
-            layers: list[nn.Module] = []
-            if avg_down:
-                # At stride 1 there is nothing to pool; the place is kept because later keys count
-                # on it.
-                layers.append(
-                    nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
-                    if stride != 1
-                    else nn.Identity()
-                )
-            layers += [
-                build_conv_layer(
-                    conv_cfg,
-                    in_channels,
-                    out_channels,
-                    kernel_size=1,
-                    stride=1 if avg_down else stride,
-                    bias=False,
-                ),
-                build_norm_layer(norm_cfg, out_channels)[1],
-            ]
-            downsample = nn.Sequential(*layers)
-        blocks = [block(in_channels, planes, stride=stride, downsample=downsample, **block_args)]
-        blocks += [block(out_channels, planes, **block_args) for _ in range(1, num_blocks)]
-        return Sequential(*blocks)
-
     def init_weights(self) -> None:
         """Initialise as ``init_cfg`` says; deformable convolutions start with zero offsets."""
         first_time = not self.is_init
@@ -566,13 +585,7 @@ class ResNet(BaseModule):
         """Switch modes; frozen parts (with ``norm_eval``, every batch norm) stay in eval mode."""
         super().train(mode)
         self._freeze()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        for module in self.modules():
-            if isinstance(module, ResidualBlock):
-                module.direct = mode
+        set_modes(self, mode, self.norm_eval)
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

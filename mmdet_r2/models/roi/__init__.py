@@ -7,6 +7,7 @@ from .head import RoIHead
 from .htc import HybridTaskCascadeRoIHead
 from .mask_head import FCNMaskHead, HTCMaskHead
 from .semantic import FusedSemanticHead
+from .shared_head import ResLayer
 from .stage import Picked, Stage
 from .standard import StandardRoIHead
 
@@ -18,6 +19,7 @@ __all__ = [
     'HTCMaskHead',
     'HybridTaskCascadeRoIHead',
     'Picked',
+    'ResLayer',
     'RoIHead',
     'Shared2FCBBoxHead',
     'Shared4Conv1FCBBoxHead',

@@ -24,10 +24,12 @@ _BOX_LOSS = dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0)
 
 @dataclass
 class BoxOutput:
-    """``logits`` (R, K+1) or None; ``deltas`` (R, 4*K), (R, 4) when class-agnostic, or None."""
+    """``logits`` (R, K+1) or None; ``deltas`` (R, 4*K), (R, 4) when class-agnostic, or None; the
+    ``features`` (R, C, h, w) that they were made of, where a mask head sees them too."""
 
     logits: Tensor | None
     deltas: Tensor | None
+    features: Tensor | None = None
 
 
 @MODELS.register_module(name=['BBoxHead', 'ConvFCBBoxHead'])

@@ -9,7 +9,6 @@ from mmengine.model import ModuleList
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.models.roi.head import RoIHead
 from mmdet_r2.models.roi.stage import Stage
-from mmdet_r2.models.roi.standard import refuse_shared_head
 from mmdet_r2.registry import MODELS
 
 
@@ -58,7 +57,8 @@ class CascadeRoIHead(RoIHead):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(test_cfg, init_cfg)
-        refuse_shared_head(shared_head)
+        if shared_head is not None:
+            raise ConfigError('roi_head.shared_head: cascades have none; use StandardRoIHead')
         check_choice('score_average', score_average, ('logits', 'probs'))
         check_choice('mask_stages', mask_stages, ('all', 'first'))
         self.resample = resample

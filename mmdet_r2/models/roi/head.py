@@ -128,7 +128,11 @@ class RoIHead(BaseModule):
         features = self.box_features(stage, feats, context, rois)
         if self.feature_grad_scale != 1 and features.requires_grad:
             features.register_hook(lambda grad: grad * self.feature_grad_scale)
-        return stage.box_head(features)
+        output = stage.box_head(features)
+        shared = stage.mask_extractor is stage.box_extractor and self.feature_grad_scale == 1
+        if shared and self.training:
+            output.features = features
+        return output
 
     def loss(self, feats: Feats, proposals: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         """Losses of the batch from proposals B x (p, 4), xyxy in network-input pixels."""
@@ -144,7 +148,11 @@ class RoIHead(BaseModule):
             if stage.mask_head is not None:
                 if self.resample_for_masks:
                     picked = stage.sample(boxes, targets, box_forward)
-                features = self.mask_features(stage, feats, context, picked.rois[picked.pos])
+                if output.features is not None and not self.resample_for_masks:
+                    features = output.features[picked.pos]  # pooled for both
+                else:
+                    rois = picked.rois[picked.pos]
+                    features = self.mask_features(stage, feats, context, rois)
                 (logits,) = self.mask_logits([stage], features, picked.labels[picked.pos])
                 losses |= stage.mask_loss(logits, picked, targets)
         return losses
