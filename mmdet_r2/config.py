@@ -336,15 +336,14 @@ def _config_files(path: Path, above: tuple[str, ...]) -> ConfigFile:
         raise ConfigError(f'{path}: is not text in UTF-8 (byte {error.start})') from None
     except DataError as error:
         raise ConfigError(str(error)) from None
-    file = ConfigFile(path, read_from_base=set(re.findall(r'\{\{\s*_base_\.(\w+)', text)))
+    file = ConfigFile(path)
     if path.suffix == '.py':
-        file.tree = _parsed(text, path)
-        bases = _scan(file)
-        file.pure_python = is_pure_python(file.tree)
-        if file.pure_python:
+        scanned, bases = _scan(text, path)
+        file = copy.copy(scanned)
+        if file.tree and file.pure_python:
             imports = list(base_files(file.tree, path, find_config))
             bases = [str(base) for _, base in imports]
-            file.read |= {alias.name for node, _ in imports for alias in node.names}
+            file.read = file.read | {alias.name for node, _ in imports for alias in node.names}
             file.read_from_base = file.read
     else:
         content = _data(_substituted(text, path), path)
@@ -361,6 +360,7 @@ def _config_files(path: Path, above: tuple[str, ...]) -> ConfigFile:
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, (list, tuple)) or not all(isinstance(base, str) for base in bases):
         raise ConfigError(f'{where}: _base_ is {bases!r:.80}, expected a file or a list of files')
+    file.read_from_base = file.read_from_base | set(re.findall(r'\{\{\s*_base_\.(\w+)', text))
     above = (*above, os.path.realpath(path))
     for base in bases:
         if '::' in base:  # of another package; only mmengine can tell
@@ -378,7 +378,7 @@ def _config_files(path: Path, above: tuple[str, ...]) -> ConfigFile:
                 f'{where}: _base_ {base!r} is in the pure-Python style, which is inherited with '
                 f'"with read_base(): from .{target.stem} import *"'
             )
-        file.bases.append(inherited)
+        file.bases = [*file.bases, inherited]
     return file
 
 
@@ -431,11 +431,13 @@ def _substituted(text: str, path: Path) -> str:
     return re.sub(r'\{\{\s*_base_\.([\w.]+)\s*\}\}', r'"\1"', text)
 
 
-def _scan(file: ConfigFile) -> Any:
-    """Fill ``file`` from its tree; returns what ``_base_`` is."""
+@functools.lru_cache(maxsize=256)  # of the same few bases, again and again
+def _scan(text: str, path: Path) -> tuple[ConfigFile, Any]:
+    """What the Python file says of itself, to be left as it is, and what ``_base_`` is."""
+    tree = _parsed(text, path)
+    file = ConfigFile(path, tree=tree, pure_python=is_pure_python(tree))
     bases: Any = []
-    assert file.tree is not None
-    for node in ast.walk(file.tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             file.read.add(node.id)
         elif (
@@ -444,7 +446,7 @@ def _scan(file: ConfigFile) -> Any:
             and node.value.id == '_base_'
         ):
             file.read_from_base.add(node.attr)
-    for statement in file.tree.body:
+    for statement in tree.body:
         for target in _targets(statement):
             if isinstance(target, ast.Name):
                 file.assigned[target.id] = statement.lineno
@@ -456,7 +458,7 @@ def _scan(file: ConfigFile) -> Any:
                         TypeError,
                     ):  # an expression; only mmengine, which runs it, can tell
                         bases = []
-    return bases
+    return file, bases
 
 
 def _targets(statement: ast.stmt) -> list[ast.expr]:
