@@ -2,9 +2,11 @@
 generated images by tools/train.py and measured by tools/test.py."""
 
 import contextlib
+import fcntl
 import io
 import json
 import os
+import pickle
 import runpy
 import subprocess
 import sys
@@ -164,11 +166,16 @@ def _run(root: Path) -> Run:
     return Run(root, path, checkpoint, root / 'train', results, printed)
 
 
-_RUNS: list[Run] = []
-
-
 def small_run(factory: pytest.TempPathFactory) -> Run:
-    """The run; made once for all modules."""
-    if not _RUNS:
-        _RUNS.append(_run(factory.mktemp('analysis')))
-    return _RUNS[0]
+    """The run; made once for all modules, in all processes of pytest-xdist."""
+    base = factory.getbasetemp()
+    root = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'analysis'
+    root.mkdir(exist_ok=True)
+    with open(root / 'run.pkl', 'a+b') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        if content := file.read():
+            return pickle.loads(content)
+        run = _run(root)
+        file.write(pickle.dumps(run))
+        return run
