@@ -46,6 +46,15 @@ MISTAKES = {
         dict(train_cfg__val_interval=0),
         r'^train_cfg\.val_interval is 0, expected a whole number from 1',
     ),
+    'no epochs': (dict(train_cfg__max_epochs=0), r'^train_cfg\.max_epochs is 0'),
+    'steps below none': (
+        dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=-1, _delete_=True)),
+        r'^train_cfg\.max_iters is -1',
+    ),
+    'later validation every 0 epochs': (
+        dict(train_cfg__dynamic_intervals=[(1, 1), (2, 0)]),
+        r'^train_cfg\.dynamic_intervals\.1\.1 is 0',
+    ),
     'batches of nothing': (
         dict(train_dataloader__batch_size=0),
         r'^train_dataloader\.batch_size is 0, expected a whole number from 1',

@@ -8,7 +8,7 @@ first; validation leaves the random numbers of training alone.
 ``validated`` of a loop is the epoch (or step) of its last validation; checkpoints hold it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.runner import EpochBasedTrainLoop as _EpochBasedTrainLoop
@@ -18,6 +18,10 @@ from torch import nn
 from ..errors import ConfigError
 from ..registry import LOOPS
 from .data_order import endless_batches
+
+_WITHOUT_VALIDATION = (
+    '; to train without validation set val_dataloader, val_cfg and val_evaluator to None'
+)
 
 
 @LOOPS.register_module()
@@ -42,7 +46,7 @@ class EpochBasedTrainLoop(_EpochBasedTrainLoop):
         val_interval: int = 1,
         dynamic_intervals: list[tuple[int, int]] | None = None,
     ) -> None:
-        _check_interval(val_interval)
+        _check_counts('max_epochs', max_epochs, val_interval, dynamic_intervals or ())
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
         self.validated = 0
 
@@ -95,7 +99,7 @@ class IterBasedTrainLoop(_IterBasedTrainLoop):
         val_interval: int = 1000,
         dynamic_intervals: list[tuple[int, int]] | None = None,
     ) -> None:
-        _check_interval(val_interval)
+        _check_counts('max_iters', max_iters, val_interval, dynamic_intervals or ())
         super().__init__(runner, dataloader, max_iters, val_begin, val_interval, dynamic_intervals)
         self.validated = 0
 
@@ -116,12 +120,13 @@ class IterBasedTrainLoop(_IterBasedTrainLoop):
         return self.runner.model
 
 
-def _check_interval(val_interval: Any) -> None:
-    if not isinstance(val_interval, int) or val_interval < 1:
-        raise ConfigError(
-            f'train_cfg.val_interval is {val_interval!r}, expected a whole number from 1; to train '
-            'without validation set val_dataloader, val_cfg and val_evaluator to None.'
-        )
+def _check_counts(length: str, steps: Any, interval: Any, later: Sequence[Any]) -> None:
+    """Raise for a training of no step, or validation every 0 of them."""
+    counts = [(length, steps, ''), ('val_interval', interval, _WITHOUT_VALIDATION)]
+    counts += [(f'dynamic_intervals.{i}.1', part[1], '') for i, part in enumerate(later)]
+    for key, count, hint in counts:
+        if not isinstance(count, int) or count < 1:
+            raise ConfigError(f'train_cfg.{key} is {count!r}, expected a whole number from 1{hint}')
 
 
 def _validate_if_due(loop: Any, done: int, total: int) -> None:
