@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from engine_toy import toy_config
+from warm_python import python
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for CPUs')
 
@@ -90,7 +91,11 @@ def test_ctrl_c_is_one_line(after: str | None, repo: Path, tmp_path: Path) -> No
     config = tmp_path / 'config.py'
     toy_config(tmp_path / 'work', model__pause=0.5).dump(str(config))
     process = subprocess.Popen(
-        [sys.executable, *(['-v'] if after else []), str(repo / 'tools/train.py'), str(config)],
+        [
+            *([sys.executable, '-v'] if after else [python()]),
+            str(repo / 'tools/train.py'),
+            str(config),
+        ],
         env=environment(repo),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -117,14 +122,14 @@ def test_a_port_that_is_taken(repo: Path, tmp_path: Path) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         by_hand = dict(RANK='0', WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
-        train = [sys.executable, str(repo / 'tools/train.py'), str(config)]
+        train = [python(), str(repo / 'tools/train.py'), str(config)]
         for command in (
             [*train, '--launcher', 'pytorch'],
             ['bash', str(repo / 'tools/dist_train.sh'), str(config), '2'],
         ):
             done = subprocess.run(
                 command,
-                env=environment(repo, PORT=port, **by_hand),
+                env=environment(repo, PORT=port, **by_hand) | {'PYTHON': python()},
                 capture_output=True,
                 text=True,
                 timeout=60,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from engine_toy import toy_config, with_validation
+from warm_python import python
 
 from mmdet_r2.analysis.logs import read_log
 from mmdet_r2.apis.test import test as run_test
@@ -28,14 +29,14 @@ def run(work_dir: Path, **changes: Any) -> Runner:
     return runner
 
 
-def start(repo: Path, config: Path, *arguments: str) -> subprocess.Popen:
+def start(interpreter: str, repo: Path, config: Path, *arguments: str) -> subprocess.Popen:
     environment = {
         **os.environ,
         'PYTHONPATH': f'{repo}{os.pathsep}{repo / "tests"}',
         'OMP_NUM_THREADS': '1',
     }
     return subprocess.Popen(
-        [sys.executable, str(repo / 'tools/train.py'), str(config), *arguments],
+        [interpreter, str(repo / 'tools/train.py'), str(config), *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -59,10 +60,10 @@ def test_a_folder_in_use_is_refused_and_free_when_its_run_is_killed(
     slow = toy_config(work, model__pause=2, train_dataloader__num_workers=2)
     slow.default_hooks.checkpoint.update(by_epoch=False)
     slow.dump(str(config))
-    first = start(repo, config)
+    first = start(sys.executable, repo, config)
     try:
         wait_for(work / 'last_checkpoint')
-        second = start(repo, config, '--resume')
+        second = start(python(), repo, config, '--resume')
         output = second.communicate(timeout=60)[0]
         assert second.returncode == 2, output
         lines = [line for line in output.splitlines() if line.startswith('error: ')]
@@ -200,7 +201,7 @@ def test_all_ranks_end_with_the_same_error(repo: Path, tmp_path: Path) -> None:
     with held(str(tmp_path / 'work')):
         done = subprocess.run(
             [
-                *(sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2'),
+                *(python(), '-m', 'torch.distributed.run', '--nproc_per_node', '2'),
                 *('--master_port', '0', '--standalone', str(repo / 'tools/train.py'), str(config)),
                 *('--launcher', 'pytorch'),
             ],
