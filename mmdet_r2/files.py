@@ -111,6 +111,26 @@ def refuse_special(path: str | os.PathLike[str], kind: str = 'file') -> None:
         open_file(path, kind).close()
 
 
+def fetch_bytes(
+    path: str | os.PathLike[str], kind: str = 'file', backend_args: dict | None = None
+) -> bytes:
+    """The content of a local file, or of one that mmengine's ``backend_args`` reach.
+
+    Raises:
+        DataError: missing, no regular file, or its back-end fails; names the file.
+    """
+    path = os.fspath(path)
+    if '://' not in path and (backend_args or _LOCAL) == _LOCAL:
+        return read_bytes(path, kind)
+    from mmengine import fileio
+
+    try:
+        return fileio.get(path, backend_args=backend_args)
+    except (OSError, ImportError) as error:  # mmengine's backends need packages
+        reason = getattr(error, 'strerror', None) or error
+        raise DataError(f'cannot read {kind} {path}: {reason}') from None
+
+
 def read_json(
     path: str | os.PathLike[str], kind: str = 'file', backend_args: dict | None = None
 ) -> Any:
@@ -125,16 +145,7 @@ def read_json(
     """
     path = os.fspath(path)
     try:
-        if '://' not in path and (backend_args or _LOCAL) == _LOCAL:
-            data = read_bytes(path, kind)
-        else:
-            from mmengine import fileio
-
-            data = fileio.get(path, backend_args=backend_args)
-        return json.loads(data)
-    except (OSError, ImportError) as error:  # mmengine's backends need packages
-        reason = getattr(error, 'strerror', None) or error
-        raise DataError(f'cannot read {kind} {path}: {reason}') from None
+        return json.loads(fetch_bytes(path, kind, backend_args))
     except json.JSONDecodeError as error:
         raise DataError(
             f'{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})'

@@ -28,6 +28,7 @@ from mmdet_r2.datasets.metainfo import (
     check_palette,
     palette_for,
 )
+from mmdet_r2.datasets.proposals import add_proposals
 from mmdet_r2.datasets.transforms import LoadAnnotations, LoadImageFromFile, UnreadableImageError
 from mmdet_r2.errors import ConfigError, DataError, did_you_mean
 from mmdet_r2.registry import DATASETS, SCOPE
@@ -80,6 +81,8 @@ class CocoDataset(BaseDataset):
         allow_missing_classes: accept classes that the file has no category for.
         max_unreadable: files, or a fraction of the images if a float. None: 10, or 0.1 % of the
             images where that is more; for fewer than 100 images a tenth of them, at least one.
+        proposal_file: proposals for ``LoadProposals`` (see :mod:`mmdet_r2.datasets.proposals`);
+            relative to ``data_root``.
 
     Raises:
         DataError: the file, a key in it, or a folder is not what it should be.
@@ -106,7 +109,9 @@ class CocoDataset(BaseDataset):
         backend_args: dict | None = None,
         allow_missing_classes: bool = False,
         max_unreadable: int | float | None = None,
+        proposal_file: str | None = None,
     ) -> None:
+        self.proposal_file = proposal_file
         self.seg_map_suffix = seg_map_suffix
         self.backend_args = backend_args
         self.allow_missing_classes = allow_missing_classes
@@ -174,7 +179,11 @@ class CocoDataset(BaseDataset):
             coco.raise_error()
             self._map_classes(coco.categories)
             self._tally = Tally(self._NOUN, coco.num_annotations, coco.report())
-            return [self._parse_image(image) for image in coco.images]
+            images = [self._parse_image(image) for image in coco.images]
+            if self.proposal_file:
+                path = os.path.join(self.data_root or '', self.proposal_file)
+                add_proposals(images, path, self.backend_args)
+            return images
 
     def _parse(self, content: dict) -> CocoFile:
         return parse_coco(content, self._called)

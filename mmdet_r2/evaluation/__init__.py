@@ -2,7 +2,7 @@
 
 from .coco import CocoMetric
 from .coco_panoptic import CocoPanopticMetric
-from .dump import DumpDetResults, load_results
+from .dump import DumpDetResults, DumpProposals, load_results
 from .evaluator import Evaluator
 from .panoptic_format import evaluate_panoptic_files
 from .panoptic_quality import panoptic_table
@@ -12,6 +12,7 @@ __all__ = [
     'CocoMetric',
     'CocoPanopticMetric',
     'DumpDetResults',
+    'DumpProposals',
     'Evaluator',
     'VOCMetric',
     'evaluate_panoptic_files',

@@ -19,7 +19,9 @@ from mmdet_r2.registry import METRICS
 from mmdet_r2.structures.masks import encode_rle
 from mmdet_r2.torch_files import TENSORS
 
+from ..datasets.proposals import image_key
 from .collect import gather_results, interleave, run_on_main
+from .image_result import detection_arrays
 
 GROUND_TRUTH = ('gt_instances', 'ignored_instances', 'gt_sem_seg', 'gt_panoptic_seg')
 
@@ -57,7 +59,7 @@ class DumpDetResults(BaseMetric):
         """Keep one batch's predictions; masks as run lengths, tensors on the CPU."""
         self.results += [_portable(sample) for sample in data_samples]
 
-    def compute_metrics(self, results: list) -> dict:
+    def compute_metrics(self, results: list | dict) -> dict:
         """Write the file; there is no number to return."""
         with replacing(self.out_file_path) as temporary, open(temporary, 'wb') as file:
             pickle.dump(results, file, protocol=4)
@@ -70,6 +72,44 @@ class DumpDetResults(BaseMetric):
         self.results = []
         # a sampler that pads the last round repeats images at the end
         return run_on_main(lambda: self.compute_metrics(interleave(parts)[:size]))
+
+
+@METRICS.register_module()
+class DumpProposals(DumpDetResults):
+    """Writes an RPN's proposals to one file, for :class:`~mmdet_r2.datasets.CocoDataset`'s
+    ``proposal_file``: a dict of ``folder/name.jpg`` to dict(bboxes (p, 4) xyxy in pixels of the
+    original image, scores (p,)), float32 arrays.
+
+    Args:
+        output_dir, proposals_file: where to.
+        num_max_proposals: the best of each image; None: all.
+    """
+
+    def __init__(
+        self,
+        output_dir: str = '',
+        proposals_file: str = 'proposals.pkl',
+        num_max_proposals: int | None = None,
+        collect_device: str = 'cpu',
+        collect_dir: str | None = None,
+    ) -> None:
+        super().__init__(os.path.join(output_dir, proposals_file), collect_device, collect_dir)
+        self.num_max_proposals = num_max_proposals
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep one batch's proposals."""
+        for sample in data_samples:
+            found = detection_arrays(sample['pred_instances'], str(sample['img_path']))
+            best = np.argsort(-found['scores'], kind='stable')[: self.num_max_proposals]
+            proposals = {key: found[key][best] for key in ('bboxes', 'scores')}
+            self.results.append({image_key(sample['img_path']): proposals})
+
+    def compute_metrics(self, results: list | dict) -> dict:
+        """Write the file; there is no number to return."""
+        images = {key: value for result in results for key, value in result.items()}
+        if len(images) != len(results):
+            raise DataError(f'{self.out_file_path}: images of the same folder and name')
+        return super().compute_metrics(images)
 
 
 def _portable(value: Any, key: str = '') -> Any:

@@ -54,6 +54,12 @@ CASCADES = {
 UNPUBLISHED = {
     'htc_without_semantic_r50_fpn_1x_coco': 'htc-without-semantic_r50_fpn_1x_coco',
     'mask_rcnn_r50_caffe_c4_1x_coco': 'mask-rcnn_r50-caffe-c4_1x_coco',
+    'fast_rcnn_r50_fpn_1x_coco': 'fast-rcnn_r50_fpn_1x_coco',
+    'fast_rcnn_r50_fpn_2x_coco': 'fast-rcnn_r50_fpn_2x_coco',
+    'fast_rcnn_r101_fpn_1x_coco': 'fast-rcnn_r101_fpn_1x_coco',
+    'fast_rcnn_r101_fpn_2x_coco': 'fast-rcnn_r101_fpn_2x_coco',
+    'fast_rcnn_r50_caffe_fpn_1x_coco': 'fast-rcnn_r50-caffe_fpn_1x_coco',
+    'fast_rcnn_r101_caffe_fpn_1x_coco': 'fast-rcnn_r101-caffe_fpn_1x_coco',
     'cascade_rcnn_r18_fpn_8xb8-amp-lsj-200e_coco': 'cascade-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
     'cascade_rcnn_r50_fpn_8xb8-amp-lsj-200e_coco': 'cascade-rcnn_r50_fpn_8xb8-amp-lsj-200e_coco',
     'cascade_rcnn_r101_fpn_8xb8-amp-lsj-200e_coco': 'cascade-rcnn_r101_fpn_8xb8-amp-lsj-200e_coco',

@@ -16,12 +16,15 @@ from .loading import (
 )
 from .panoptic import LoadPanopticAnnotations
 from .photometric import PhotoMetricDistortion
+from .proposals import LoadProposals, ProposalBroadcaster
 
 __all__ = [
     'LoadImageFromFile',
     'LoadImageFromNDArray',
     'LoadAnnotations',
     'LoadPanopticAnnotations',
+    'LoadProposals',
+    'ProposalBroadcaster',
     'FilterAnnotations',
     'Resize',
     'ResizeShortestEdge',
