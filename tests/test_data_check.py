@@ -297,8 +297,8 @@ def test_command_line(run, broken, tmp_path):
 def test_command_of_the_page(repo, run, tmp_path, monkeypatch):
     text = (repo / 'docs' / 'your_data.md').read_text(encoding='utf-8')
     section = text.split('## The check')[1].split('\n## ')[0]
-    (block,) = re.findall(r'```bash\npython (.*?)```', section, re.S)
-    script, *arguments = block.replace('\\\n', ' ').split()
+    (block,) = re.findall(r'```bash\nmmdet-r2 (.*?)```', section, re.S)
+    tool, *arguments = block.replace('\\\n', ' ').split()
     root = tmp_path / 'data' / 'fruit'
     for i, split in enumerate(('train', 'val')):
         write_sound(root, split, 'abc', 50 * i)
@@ -306,7 +306,7 @@ def test_command_of_the_page(repo, run, tmp_path, monkeypatch):
         (root / f'{split}.json').rename(root / 'annotations' / f'instances_{split}.json')
     monkeypatch.chdir(tmp_path)
     code, said = run(*arguments)
-    assert script == 'tools/misc/check_dataset.py'
+    assert tool == 'check'
     assert code == 0 and said.count('no problems') == 2
     named = set(re.findall(r'`(--[a-z-]+)', section))
     code, helped = run('--help')
