@@ -26,6 +26,7 @@ ALLOWED = {
     },
 }
 ALLOWED['analysis'] = ALLOWED['apis'] | {'apis'}
+ALLOWED['compat'] = ALLOWED['apis'] | {'apis'}
 ALLOWED['cli'] = set()  # what takes time to import is imported where it is used
 
 

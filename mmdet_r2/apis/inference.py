@@ -179,7 +179,7 @@ def image_pipeline(
                 'the model has no config to take the test pipeline from: build it with '
                 'init_detector, or give test_pipeline.'
             )
-        transforms = _test_transforms(cfg)
+        transforms = test_transforms(cfg)
         if tta:
             transforms = tta_pipeline(cfg, transforms)
         cached = _built_pipeline(transforms, cfg.filename or 'config')
@@ -220,7 +220,7 @@ def _reads_annotations(transform: dict) -> bool:
     return kind_of(transform) in _ANNOTATION_TRANSFORMS
 
 
-def _test_transforms(cfg: Config) -> Sequence[dict]:
+def test_transforms(cfg: Config) -> Sequence[dict]:
     """The transforms of the config's test (else validation) data, looked for inside wrappers."""
     for key in ('test_dataloader', 'val_dataloader'):
         dataset = (cfg.get(key) or {}).get('dataset')

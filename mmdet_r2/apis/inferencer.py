@@ -3,23 +3,28 @@
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from mmcv.transforms import Compose
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from torch import nn
 
 from ..errors import ConfigError, DataError
 from ..files import path_inside, write_image, write_json
 from ..progress import progress
+from ..registry import init_scope, without_scope
 from ..structures import DetDataSample
 from ..visualization import DetLocalVisualizer
-from .images import Image, ImageSource, Names, find_images, is_image
-from .inference import image_pipeline, init_detector
+from .images import Image, ImageSource, Names, find_images, image_source, is_image
+from .inference import image_pipeline, init_detector, test_transforms
 from .model_argument import find_detector, is_config_file
 from .results import prediction
 from .stream import Masks, TestPipeline, stream
@@ -224,6 +229,90 @@ class DetInferencer:
                 if show:
                     self._vis().show(each.visualization, each.name, wait_time)
             yield each
+
+    # ------------------------------------------ mmdetection's steps, for classes made of this one
+
+    @property
+    def visualizer(self) -> DetLocalVisualizer:
+        """What draws."""
+        return self._vis()
+
+    @cached_property
+    def pipeline(self) -> Callable[[Any], dict]:
+        """What :meth:`_init_pipeline` makes of the config."""
+        return self._init_pipeline(self.cfg)
+
+    def _init_pipeline(self, cfg: Config) -> Callable[[Any], dict]:
+        """The test pipeline for one image in any form that ``InferencerLoader`` takes."""
+        loader, *others = test_transforms(cfg)
+        init_scope()
+        return Compose([{**loader, 'type': 'InferencerLoader'}, *others])
+
+    def _get_transform_idx(self, pipeline_cfg: Sequence[dict], name: str) -> int:
+        """Index of a transform, -1 if it is not there."""
+        kinds = [without_scope(str(transform['type'])) for transform in pipeline_cfg]
+        return kinds.index(name) if name in kinds else -1
+
+    def preprocess(
+        self, inputs: Image | Iterable[Image], batch_size: int = 1, **_: Any
+    ) -> Iterator[tuple[list, dict]]:
+        """Images, and what the pipeline makes of them, batch by batch."""
+        images = iter(_listed(inputs)[0])
+        while chunk := list(islice(images, batch_size)):
+            yield chunk, pseudo_collate([self.pipeline(image) for image in chunk])
+
+    @torch.no_grad()
+    def forward(self, inputs: dict, **_: Any) -> list[DetDataSample]:
+        """Detections in a batch of :meth:`preprocess`."""
+        return self.model.test_step(inputs)  # type: ignore[operator]
+
+    def pred2dict(
+        self, data_sample: DetDataSample, pred_out_dir: str | os.PathLike[str] = ''
+    ) -> dict[str, Any]:
+        """One image's findings as plain values; see :func:`~mmdet_r2.apis.results.prediction`."""
+        one = prediction(data_sample, len(_meta(self.model).get('classes', ())))
+        if pred_out_dir:
+            self._write_prediction(one, data_sample, os.fspath(pred_out_dir))
+        return one
+
+    def postprocess(
+        self,
+        preds: Iterable[DetDataSample],
+        visualization: list[np.ndarray] | None = None,
+        return_datasamples: bool = False,
+        print_result: bool = False,
+        no_save_pred: bool = True,
+        pred_out_dir: str | os.PathLike[str] | None = '',
+        **_: Any,
+    ) -> dict[str, Any]:
+        """``predictions`` of a batch as :meth:`__call__` returns them, and ``visualization``."""
+        found: list[Any] = list(preds)
+        if not return_datasamples:
+            folder = '' if no_save_pred else pred_out_dir or ''
+            found = [self.pred2dict(sample, folder) for sample in found]
+        if print_result:
+            print(found)
+        return dict(predictions=found, visualization=visualization)
+
+    def visualize(
+        self,
+        inputs: Iterable[Image],
+        preds: Iterable[DetDataSample],
+        draw_pred: bool = True,
+        pred_score_thr: float = 0.3,
+        **_: Any,
+    ) -> list[np.ndarray]:
+        """Drawings (H, W, 3) RGB of images with their predictions."""
+        return [
+            self._vis().draw(
+                image_source(image, 'image').decode()[..., ::-1],
+                sample,
+                draw_gt=False,
+                draw_pred=draw_pred,
+                pred_score_thr=pred_score_thr,
+            )
+            for image, sample in zip(inputs, preds)
+        ]
 
     def _vis(self) -> DetLocalVisualizer:
         if self._visualizer is None:

@@ -10,6 +10,7 @@ from .geometric import Pad, RandomFlip, Resize, ResizeShortestEdge
 from .legacy import PixelBoxes
 from .loading import (
     FilterAnnotations,
+    InferencerLoader,
     LoadAnnotations,
     LoadImageFromFile,
     LoadImageFromNDArray,
@@ -19,6 +20,7 @@ from .photometric import PhotoMetricDistortion
 from .proposals import LoadProposals, ProposalBroadcaster
 
 __all__ = [
+    'InferencerLoader',
     'LoadImageFromFile',
     'LoadImageFromNDArray',
     'LoadAnnotations',

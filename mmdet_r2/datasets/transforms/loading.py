@@ -4,6 +4,7 @@ import logging
 import mmap
 import os
 import zlib
+from typing import Any
 
 import cv2
 import mmcv
@@ -268,6 +269,25 @@ class LoadImageFromNDArray(LoadImageFromFile):
         results['img_shape'] = image.shape[:2]
         results['ori_shape'] = image.shape[:2]
         return results
+
+
+@TRANSFORMS.register_module()
+class InferencerLoader(BaseTransform):
+    """Load an image in whatever form it is given: a path, an array (H, W, 3) BGR, or a dict with
+    ``img`` or ``img_path``. Arguments are :class:`LoadImageFromFile`'s.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.from_file = LoadImageFromFile(**kwargs)
+        self.from_array = LoadImageFromNDArray(**kwargs)
+
+    def transform(self, results: Any) -> dict:
+        """The same as a dict with the image."""
+        if isinstance(results, (str, os.PathLike)):
+            results = dict(img_path=os.fspath(results))
+        elif not isinstance(results, dict):
+            results = dict(img=results)
+        return (self.from_array if 'img' in results else self.from_file).transform(results)
 
 
 @TRANSFORMS.register_module()
