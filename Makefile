@@ -10,7 +10,7 @@ DEMO_DATA ?= data/demo
 # a process per core, whole files each
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help install install-tests demo demo-data docs test slow parity check lint format types clean
+.PHONY: help install install-tests demo demo-data docs test slow long parity check lint format types clean
 
 help:
 	@echo 'make demo     install, generate data, train, evaluate, draw (9 minutes on 2 cores)'
@@ -19,7 +19,8 @@ help:
 	@echo 'make check    what CI checks besides the tests: lint, format, types, spelling'
 	@echo 'make docs     build the documentation site, into docs/_build'
 	@echo 'make format   rewrite the code in the project style'
-	@echo 'make slow     the tests that take minutes;   make parity: comparison with mmdetection'
+	@echo 'make slow     the tests that take minutes;   make long: those that take tens of them'
+	@echo 'make parity   comparison with mmdetection'
 
 install:
 	@$(PYTHON) tools/install.py --venv $(VENV)
@@ -46,6 +47,9 @@ test: install-tests
 
 slow: install-tests
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+long: install-tests
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 parity: install-tests
 	$(BIN)/python -m pytest -m parity $(PYTEST_ARGS)

@@ -260,7 +260,7 @@ def disagreements(name: str, share: float) -> tuple[int, list[str]]:
     ('name', 'share'),
     [
         *((name, 0.1) for name in NAMES),
-        *(pytest.param(name, 1.0, marks=pytest.mark.slow) for name in NAMES + MORE_NAMES),
+        *(pytest.param(name, 1.0, marks=pytest.mark.long) for name in NAMES + MORE_NAMES),
     ],
 )
 def test_check_and_builders_agree(name: str, share: float) -> None:

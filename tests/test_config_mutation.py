@@ -83,7 +83,7 @@ def survey(names: list[str], share: float) -> tuple[int, list[str], list[str]]:
         pytest.param(
             ['mask_rcnn_r2_101_fpn_2x_coco', 'faster_rcnn_r50_caffe_fpn_mstrain_3x_coco'], 0.6
         ),
-        pytest.param(None, 1.0, marks=pytest.mark.slow),
+        pytest.param(None, 1.0, marks=pytest.mark.long),
     ],
 )
 def test_one_wrong_letter(names: list[str] | None, share: float) -> None:

@@ -67,7 +67,7 @@ print(peak() - before)
 """
 
 
-@pytest.mark.parametrize('number', [40, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('number', [40, pytest.param(300, marks=pytest.mark.long)])
 def test_masks_on_12_megapixels_take_little_memory(number) -> None:
     done = subprocess.run(
         [sys.executable, '-c', MEASURE, str(number)],

@@ -15,7 +15,7 @@ from mmdet_r2.config import load_config
 from mmdet_r2.errors import DataError
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize('model', overfit_coco.MODELS)
 def test_overfits_eight_real_images(shared_data, tmp_path, model):
     result = overfit_coco.overfit(model, shared_data / 'coco_tiny', tmp_path)

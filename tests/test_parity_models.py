@@ -12,7 +12,7 @@ import torch
 from parity import cases, ours
 
 # Their parts are also in those of the others.
-SLOW = ('faster_rcnn_r2_101', 'mask_rcnn_r50')
+SLOW = ('faster_rcnn_r2_101', 'mask_rcnn_r50', 'mask_rcnn_r50_c4')
 
 
 @pytest.fixture(
