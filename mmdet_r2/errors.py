@@ -6,6 +6,7 @@ change.
 
 import difflib
 import io
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -102,9 +103,14 @@ def run_cli(main: Callable[[], object]) -> None:
             stream.reconfigure(errors='backslashreplace')
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        # its reader, such as `head`, has seen enough; Python flushes again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)

@@ -67,6 +67,14 @@ def test_python_m_is_the_program() -> None:
     assert done.returncode == 2 and 'no_such_config' in done.stderr.splitlines()[-1]
 
 
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    command = f'{sys.executable} -m mmdet_r2 config faster_rcnn_r50_fpn_1x_coco --show-origin'
+    done = subprocess.run(
+        ['bash', '-c', f'set -o pipefail; {command} | head -1'], capture_output=True, text=True
+    )
+    assert done.stdout.count('\n') == 1 and not done.stderr and done.returncode in (0, 141)
+
+
 def test_the_resolved_config_is_one_file(tmp_path: Path) -> None:
     name, out = 'faster_rcnn_r50_fpn_1x_coco', tmp_path / 'one.py'
     cli.run(
