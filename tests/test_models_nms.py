@@ -1,7 +1,9 @@
 """Grouped suppression against a direct implementation of the greedy rule."""
 
+import numpy as np
 import pytest
 import torch
+from record_ops import CASES, METHODS, RECORD, boxes_and_scores
 
 from mmdet_r2 import ops
 from mmdet_r2.structures.boxes import box_iou
@@ -44,6 +46,27 @@ def test_no_box_keeps_nothing():
     )
 
 
+def test_equals_what_mmcv_gave():
+    record = np.load(RECORD)
+    for i, (num, spread, threshold, offset) in enumerate(CASES):
+        boxes, scores = boxes_and_scores(num, spread)
+        keep = ops.nms(boxes, scores, threshold, offset)
+        assert keep.tolist() == record[f'{i}/nms'].tolist(), CASES[i]
+        for method in METHODS:
+            decayed, keep = ops.soft_nms(boxes, scores, threshold, 0.5, 0.05, method, offset)
+            assert keep.tolist() == record[f'{i}/{method}'].tolist(), (CASES[i], method)
+            expected = torch.from_numpy(record[f'{i}/{method}/scores'])
+            torch.testing.assert_close(decayed, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_torch_can_export_the_operators():
+    boxes, scores = boxes_and_scores(40, 50.0)
+    torch.library.opcheck(torch.ops.mmdet_r2.nms.default, (boxes, scores, 0.5, 0))
+    torch.library.opcheck(
+        torch.ops.mmdet_r2.soft_nms.default, (boxes, scores, 0.5, 0.5, 0.05, 'linear', 0)
+    )
+
+
 def test_missing_operators_name_the_command_that_builds_them(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(f'No module named {name!r}')
@@ -52,7 +75,8 @@ def test_missing_operators_name_the_command_that_builds_them(monkeypatch):
     ops.backend.cache_clear()
     try:
         with pytest.raises(RuntimeError, match=r'mmcv\._ext.*make install'):
-            ops.backend()
+            ops.backend('cuda')
+        assert ops.backend('cpu') == 'torch'
     finally:
         ops.backend.cache_clear()
 

@@ -1,8 +1,8 @@
-"""Operators on boxes: NMS and RoIAlign (deformable convolutions are mmcv layers built by name).
+"""Operators on boxes: NMS and RoIAlign (deformable convolutions are layers built by name).
 
-On the CPU RoIAlign is our own; everything else is compiled. mmcv's compiled operators are used
-where they are there; torchvision's stand in for an mmcv that was built without them. With neither,
-importing works and the first use says which command repairs it.
+On the CPU they are our own, in torch and numpy, and need nothing compiled. On a GPU mmcv's compiled
+operators are used where they are there, else torchvision's; with neither, importing works and the
+first use says which command repairs it.
 """
 
 import functools
@@ -12,25 +12,21 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mmdet_r2.ops.nms_torch import nms_torch, soft_nms_numpy
 from mmdet_r2.ops.roi_align_cpu import roi_align_cpu
 
 # More boxes than this are suppressed group by group on the CPU.
 _SPLIT = 2000
 
-_FIX = (
-    'mmcv has no compiled operators (mmcv._ext is missing): it was built in isolation or with '
-    'MMCV_WITH_OPS=0. Run `make install` (or `python tools/install.py`), which builds them against '
-    'the installed torch'
-)
-
 
 @functools.cache
 def backend(device: str = 'cpu') -> str:
-    """Which library provides the operators on ``device`` ('cpu', 'cuda'): 'mmcv' or 'torchvision'.
+    """Which library has compiled operators for ``device`` ('cpu', 'cuda'): 'mmcv', 'torchvision'
+    or, on the CPU, where none is needed, 'torch'.
 
     Raises:
-        RuntimeError: neither has them; the message names the command that builds them and why each
-            is not usable.
+        RuntimeError: a GPU, and neither has them; the message names the command that builds them
+            and why each is not usable.
     """
     reasons = []
     for name, probe in (('mmcv', 'mmcv._ext'), ('torchvision', 'torchvision.ops')):
@@ -43,7 +39,13 @@ def backend(device: str = 'cpu') -> str:
             reasons.append(f'{probe}: built without CUDA')
             continue
         return name
-    raise RuntimeError(f'{_FIX} ({"; ".join(reasons)}).')
+    if device == 'cpu':
+        return 'torch'
+    raise RuntimeError(
+        'mmcv has no compiled operators (mmcv._ext is missing): it was built in isolation or with '
+        'MMCV_WITH_OPS=0. Run `make install` (or `python tools/install.py`), which builds them '
+        f'against the installed torch ({"; ".join(reasons)}).'
+    )
 
 
 def _has_cuda(extension: ModuleType) -> bool:
@@ -60,18 +62,34 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
         iou_threshold: a box is dropped when its IoU with a kept one is above this.
         offset: 1 for pixel boxes (see ``structures.boxes``).
     """
+    return torch.ops.mmdet_r2.nms(boxes, scores, float(iou_threshold), offset)
+
+
+@torch.library.custom_op(
+    'mmdet_r2::nms',
+    mutates_args=(),
+    schema='(Tensor boxes, Tensor scores, float iou_threshold, int offset) -> Tensor',
+)
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    boxes, scores = boxes.float(), scores.float()
     if boxes.shape[0] == 0:
         return boxes.new_zeros(0, dtype=torch.long)
+    if boxes.device.type == 'cpu':
+        return nms_torch(boxes, scores, iou_threshold, offset)
     if backend(boxes.device.type) == 'mmcv':
         from mmcv.ops import nms as mmcv_nms
 
-        return mmcv_nms(boxes.float(), scores.float(), float(iou_threshold), offset)[1]
+        return mmcv_nms(boxes, scores, iou_threshold, offset)[1]
     from torchvision.ops import nms as tv_nms
 
-    boxes = boxes.float()
     if offset:  # torchvision counts no pixels: the same boxes, up to the end of their last one
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
-    return tv_nms(boxes, scores.float(), iou_threshold)
+    return tv_nms(boxes, scores, iou_threshold)
+
+
+@_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.long)
 
 
 def soft_nms(
@@ -86,18 +104,38 @@ def soft_nms(
     """Soft-NMS (https://arxiv.org/abs/1704.04503): decayed scores (k,) and indices (k,), by
     descending score.
 
-    mmcv runs it on the CPU; CUDA boxes are copied there and back.
-    """
-    if boxes.shape[0] == 0:
-        return scores.new_zeros(0), boxes.new_zeros(0, dtype=torch.long)
-    if backend() != 'mmcv':
-        raise RuntimeError(f'soft_nms needs mmcv: {_FIX}.')
-    from mmcv.ops import soft_nms as mmcv_soft_nms
+    It runs on the CPU; CUDA boxes are copied there and back.
 
-    dets, keep = mmcv_soft_nms(
-        boxes.float(), scores.float(), iou_threshold, sigma, min_score, method, offset
+    Args:
+        method: 'naive' (drop, as NMS does), 'linear' or 'gaussian'.
+    """
+    return torch.ops.mmdet_r2.soft_nms(
+        boxes, scores, float(iou_threshold), float(sigma), float(min_score), method, offset
     )
-    return dets[:, 4].to(scores), keep.to(boxes.device)
+
+
+@torch.library.custom_op(
+    'mmdet_r2::soft_nms',
+    mutates_args=(),
+    schema='(Tensor boxes, Tensor scores, float iou_threshold, float sigma, float min_score, '
+    'str method, int offset) -> (Tensor, Tensor)',
+)
+def _soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: str,
+    offset: int,
+) -> tuple[Tensor, Tensor]:
+    return soft_nms_numpy(boxes, scores, iou_threshold, sigma, min_score, method, offset)
+
+
+@_soft_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    size = torch.library.get_ctx().new_dynamic_size()
+    return scores.new_empty(size), boxes.new_empty(size, dtype=torch.long)
 
 
 def batched_nms(
@@ -123,7 +161,7 @@ def batched_nms(
 def _grouped_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, offset: int
 ) -> Tensor:
-    """The same, one call per group: the CPU kernel compares all pairs, of other groups too."""
+    """The same, one call per group: pairs of other groups are not compared."""
     order = groups.argsort(stable=True)
     sizes = torch.unique_consecutive(groups[order], return_counts=True)[1].tolist()
     keep = torch.cat(
