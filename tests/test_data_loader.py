@@ -12,7 +12,10 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmdet_r2.datasets import AspectRatioBatchSampler, CocoDataset
-from mmdet_r2.errors import DataError
+from mmdet_r2.engine.data_order import build_train_dataloader
+from mmdet_r2.errors import ConfigError, DataError
+from mmdet_r2.models.preprocessor import DetDataPreprocessor
+from mmdet_r2.models.targets import Targets
 from mmdet_r2.registry import DATA_SAMPLERS, SCOPE
 from mmdet_r2.structures import DetDataSample
 
@@ -181,3 +184,45 @@ class TestLoader:
         resize = dataset.pipeline.transforms[2].resize
         assert type(resize).__module__ == 'mmdet_r2.datasets.transforms.geometric'
         assert dataset[1]['data_samples'].gt_instances.masks.areas[0] > 0
+
+
+PARTS = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(32, 32)),
+    dict(type='PackDetInputs'),
+]
+
+
+@pytest.mark.parametrize(
+    ('parts', 'needed'),
+    [
+        ([0, 1, 2], 'PackDetInputs'),
+        ([], 'PackDetInputs'),
+        ([1, 2, 3], 'LoadImageFromFile'),
+        ([3], 'PackDetInputs|LoadImageFromFile'),
+        ([0, 2, 3], 'LoadAnnotations'),
+    ],
+)
+@pytest.mark.parametrize('batch_size', [1, 2])
+def test_a_pipeline_without_one_of_its_parts_is_said(tmp_path, parts, needed, batch_size):
+    images = [dict(id=i, file_name=f'{i}.png', width=32, height=32) for i in (1, 2)]
+    square = dict(category_id=1, bbox=[4, 4, 20, 20], segmentation=[[4, 4, 24, 4, 24, 24]])
+    annotations = [dict(square, id=i, image_id=1 + i // 2) for i in range(3)]
+    content = dict(images=images, annotations=annotations, categories=[dict(id=1, name='cat')])
+    (tmp_path / 'ann.json').write_text(json.dumps(content))
+    for i in (1, 2):
+        cv2.imwrite(str(tmp_path / f'{i}.png'), np.zeros((32, 32, 3), np.uint8))
+    dataset = dict(
+        type='CocoDataset',
+        data_root=str(tmp_path),
+        ann_file='ann.json',
+        metainfo=dict(classes=('cat',)),
+        pipeline=[PARTS[i] for i in parts],
+    )
+    with pytest.raises(ConfigError, match=needed):
+        loader = build_train_dataloader(
+            dict(batch_size=batch_size, num_workers=0, dataset=dataset), 0
+        )
+        batch = DetDataPreprocessor()(next(iter(loader)))
+        Targets.from_samples(batch['data_samples'])

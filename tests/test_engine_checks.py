@@ -25,6 +25,26 @@ MISTAKES = {
         dict(optim_wrapper__optimizer__lr=-1.0),
         r'^optim_wrapper\.optimizer: .*-1',
     ),
+    'an optimiser of closures': (
+        dict(optim_wrapper__optimizer=dict(type='LBFGS', lr=0.1, _delete_=True)),
+        r'^optim_wrapper\.optimizer\.type: LBFGS',
+    ),
+    'gradients against themselves': (
+        dict(optim_wrapper__clip_grad=dict(max_norm=-1)),
+        r'^optim_wrapper\.clip_grad\.max_norm is -1',
+    ),
+    'a cosine of no length': (
+        dict(param_scheduler=[dict(type='CosineAnnealingLR', T_max=0)]),
+        r'^param_scheduler\.0\.T_max is 0',
+    ),
+    'a rise from 0': (
+        dict(param_scheduler=[dict(type='LinearLR', start_factor=0, begin=0, end=5)]),
+        r'^param_scheduler\.0\.start_factor is 0',
+    ),
+    'a choice that is a text': (
+        dict(train_dataloader__drop_last='False'),
+        r"^train_dataloader\.drop_last is 'False'",
+    ),
     'no such constructor': (
         dict(optim_wrapper__constructor='X'),
         "^optim_wrapper.*: 'X' is not registered",

@@ -309,6 +309,12 @@ def test_fast_recall_agrees_with_the_exact_one(case):
         CocoMetric(case['path'], metric='proposal', proposal_nums=(10, 100)), batch, case['classes']
     )
     assert fast['coco/AR@100'] == pytest.approx(slow['coco/AR@100'], abs=0.03)
+    # both at once keep both numbers
+    metric = CocoMetric(case['path'], metric=['proposal', 'proposal_fast'], proposal_nums=(10, 100))
+    both = run(metric, batch, case['classes'])
+    named = {key.replace('AR', 'proposal_fast_AR'): value for key, value in fast.items()}
+    assert both == slow | named
+    assert {key.removeprefix('coco/') for key in both} == metric.result_names()
 
 
 def test_repeated_images_count_once(case):

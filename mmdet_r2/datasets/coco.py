@@ -34,6 +34,11 @@ from mmdet_r2.errors import ConfigError, DataError, did_you_mean
 from mmdet_r2.registry import DATASETS, SCOPE
 
 _FILTERS = {'filter_empty_gt', 'filter_crowd_only', 'min_size'}
+#: Which transform gives what others need.
+_GIVEN_BY = dict.fromkeys(('img', 'img_shape', 'ori_shape'), 'LoadImageFromFile') | dict.fromkeys(
+    ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks', 'gt_seg_map'),
+    'LoadAnnotations',
+)
 
 
 @DATASETS.register_module()
@@ -419,15 +424,21 @@ class CocoDataset(BaseDataset):
 
     def prepare_data(self, idx: int) -> dict | None:
         """The image after the pipeline; None for an unreadable one in training."""
-        if self.test_mode:
-            _no_threads_in_workers()
-            return super().prepare_data(idx)
-        if self.unreadable[idx]:
+        if not self.test_mode and self.unreadable[idx]:
             return None
         try:
             _no_threads_in_workers()
             return super().prepare_data(idx)
+        except KeyError as error:
+            before = _GIVEN_BY.get(error.args[0] if error.args else None)
+            if before is None:  # no fault of the order of transforms
+                raise
+            raise ConfigError(
+                f'{self._called}: a transform of its pipeline needs {error}: put {before} before it'
+            ) from None
         except UnreadableImageError as error:
+            if self.test_mode:
+                raise
             self.unreadable[idx] = 1
             count, limit = int(self.unreadable.sum()), self._unreadable_limit()
             if count > limit:

@@ -326,7 +326,8 @@ def shorten(value: Any, most: int = 80) -> str:
 
 
 def _spelt(value: Any) -> str:
-    return shorten(value, 40)
+    # 1.0 stays 1.0: that it is no 1 is the point
+    return repr(value) if isinstance(value, float) else shorten(value, 40)
 
 
 # ----------------------------------------------------------------------------- single annotations

@@ -7,14 +7,30 @@ from mmengine.optim import OptimWrapper
 
 from ..errors import ConfigError
 
+#: Optimisers whose steps are not those of a training loop.
+_UNUSABLE = {
+    'LBFGS': 'computes the loss several times in a step, which training does once',
+    'SparseAdam': 'takes sparse gradients only, and those of detectors are dense',
+}
+
 
 def check_optimizer(config: Mapping[str, Any]) -> None:
     """Raise where there is no optimiser, or ``optim_wrapper.paramwise_cfg`` scales what it is not
-    given."""
+    given, limits gradients to none, or cannot be stepped."""
     several = bool(config) and all(isinstance(one, OptimWrapper) for one in config.values())
     if config.get('optimizer') is None and 'constructor' not in config and not several:
         raise ConfigError('optim_wrapper.optimizer: missing, expected a dictionary with type')
     optimizer, paramwise = config.get('optimizer') or {}, config.get('paramwise_cfg') or {}
+    kind = str(optimizer.get('type')).rpartition('.')[2]
+    if kind in _UNUSABLE:
+        raise ConfigError(f'optim_wrapper.optimizer.type: {kind} {_UNUSABLE[kind]}')
+    clip = config.get('clip_grad')
+    for key in ('max_norm', 'clip_value'):
+        limit = clip.get(key) if isinstance(clip, Mapping) else None
+        if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+            raise ConfigError(
+                f'optim_wrapper.clip_grad.{key} is {limit!r}, expected a number above 0'
+            )
     for scaled, key in (('lr_mult', 'lr'), ('decay_mult', 'weight_decay')):
         scales = [one for one in paramwise if str(one).endswith(scaled)]
         if scales and optimizer.get(key) is None:
@@ -32,13 +48,16 @@ def check_milestones(schedulers: Any, key: str = 'param_scheduler') -> list[str]
         key: where they stand.
 
     Raises:
-        ConfigError: milestones are no list of whole numbers, and would be passed over in silence.
+        ConfigError: milestones are no list of whole numbers, and would be passed over in silence;
+            a length is no whole number from 1, or a linear start no number above 0.
     """
     if isinstance(schedulers, Mapping) and 'type' not in schedulers:
         parts = [(f'{key}.{name}', part) for name, part in schedulers.items()]
     elif isinstance(schedulers, (list, tuple)):
         parts = [(f'{key}.{index}', part) for index, part in enumerate(schedulers)]
     else:
+        if isinstance(schedulers, Mapping):
+            _check_divisors(schedulers, key)
         steps = schedulers.get('milestones') if isinstance(schedulers, Mapping) else None
         if steps is None:
             return []
@@ -50,6 +69,20 @@ def check_milestones(schedulers: Any, key: str = 'param_scheduler') -> list[str]
             return []
         return [f'{key} ends at {end} ({key}.end), before its milestones {", ".join(late)}.']
     return [warning for name, part in parts for warning in check_milestones(part, name)]
+
+
+def _check_divisors(scheduler: Mapping[str, Any], key: str) -> None:
+    for name in ('T_max', 'step_size', 'total_steps'):
+        value = scheduler.get(name)
+        if value is not None and not (_is_number(value) and _is_whole(value) and value >= 1):
+            raise ConfigError(f'{key}.{name} is {value!r}, expected a whole number from 1.')
+    start = scheduler.get('start_factor', 1)
+    if 'Linear' in str(scheduler.get('type')) and not (_is_number(start) and start > 0):
+        raise ConfigError(f'{key}.start_factor is {start!r}, expected a number above 0.')
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_whole(value: Any) -> bool:
@@ -81,3 +114,7 @@ def check_loader(config: Mapping[str, Any], key: str = 'train_dataloader') -> No
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigError(f'{key}.{name} is {value!r}, expected a whole number from {least}')
+    for name in ('drop_last', 'persistent_workers', 'pin_memory'):
+        value = config.get(name)
+        if value not in (None, False, True):  # the text 'False' would be true
+            raise ConfigError(f'{key}.{name} is {value!r}, expected True or False')

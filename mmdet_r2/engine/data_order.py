@@ -22,7 +22,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.registry import FUNCTIONS
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, reason_of
 from ..registry import DATA_SAMPLERS, DATASETS, build, built_from
 from .checks import check_loader
 
@@ -275,9 +275,20 @@ def _parts(config: dict[str, Any], key: str, seed: int, train: bool) -> _Parts:
         for name in ('persistent_workers', 'prefetch_factor', 'timeout'):
             options.pop(name, None)  # DataLoader refuses them without workers
     collate = options.pop('collate_fn', None)
-    options['collate_fn'] = _function(collate, f'{key}.collate_fn') or pseudo_collate
+    collate = _function(collate, f'{key}.collate_fn')
+    options['collate_fn'] = collate or partial(_collate, key=key)
     start = _function(options.pop('worker_init_fn', None), f'{key}.worker_init_fn')
     return _Parts(dataset, sampler, batches, batch_size, start, options)
+
+
+def _collate(samples: list[Any], key: str) -> Any:
+    try:
+        return pseudo_collate(samples)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f'{key}: its samples make no batch ({reason_of(error)}): the pipeline has to end with '
+            'PackDetInputs'
+        ) from None
 
 
 def _start_worker(worker: int, quiet: bool) -> None:

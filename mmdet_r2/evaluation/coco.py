@@ -67,7 +67,8 @@ class CocoMetric(PerImageMetric):
     Args:
         ann_file: COCO annotation file.
         metric: 'bbox', 'segm', 'proposal', 'proposal_fast', or several. 'proposal_fast' is
-            recall without object sizes and categories, quick to compute.
+            recall without object sizes and categories, quick to compute; beside 'proposal' its
+            numbers are ``proposal_fast_AR@N``.
         classwise: print a table of all classes and return ``{class}_precision`` of those
             annotated; with several metrics ``{metric}_{class}_precision``, the other being the last
             metric's.
@@ -210,7 +211,7 @@ class CocoMetric(PerImageMetric):
             elif metric == 'proposal':
                 names |= set(self._proposal_items())
             else:
-                names |= {f'AR@{number}' for number in self.proposal_nums}
+                names |= set(self._fast_items().values())
         return names
 
     def output_files(self) -> list[str]:
@@ -234,6 +235,11 @@ class CocoMetric(PerImageMetric):
             *(f'AR@{n}' for n in self.proposal_nums),
             *(f'AR_{size}@{last}' for size in 'sml'),
         ]
+
+    def _fast_items(self) -> dict[int, str]:
+        """Names of proposal_fast's numbers, by proposals per image: not those of 'proposal'."""
+        before = 'proposal_fast_' if 'proposal' in self.metrics else ''
+        return {n: f'{before}AR@{n}' for n in self.proposal_nums}
 
     def _image_result(self, sample: dict) -> ImageResult:
         if 'pred_instances' not in sample:
@@ -461,7 +467,7 @@ class CocoMetric(PerImageMetric):
             if a['image_id'] in truth and not a['iscrowd'] and not a.get('ignore', False):
                 truth[a['image_id']].append(a['bbox'])
         values = {}
-        for number in self.proposal_nums:
+        for number, name in self._fast_items().items():
             best = np.concatenate(
                 [greedy_iou(top_boxes(image, number), truth[image.img_id]) for image in images]
                 or [np.zeros(0)]
@@ -469,7 +475,7 @@ class CocoMetric(PerImageMetric):
             recall = [
                 np.mean(best >= threshold) if len(best) else -1.0 for threshold in self.iou_thrs
             ]
-            values[f'AR@{number}'] = float(np.mean(recall))
+            values[name] = float(np.mean(recall))
         print_log(
             '\n' + '\n'.join(f'{name}\t{value:.4f}' for name, value in values.items()), 'current'
         )

@@ -131,7 +131,9 @@ class DetDataPreprocessor(BaseDataPreprocessor):
             The same dict, with ``inputs`` as one float32 tensor ``(B, C, H, W)`` padded right and
             below.
         """
-        images = data['inputs']
+        images = data.get('inputs')
+        if images is None:
+            raise ConfigError("a batch has no 'inputs': the pipeline has to end with PackDetInputs")
         samples = data.get('data_samples')
         self._check(images, samples)
         data = self.cast_data(dict(data, data_samples=samples))

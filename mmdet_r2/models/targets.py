@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmdet_r2.errors import DataError
+from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.structures import DetDataSample
 
 
@@ -32,6 +32,11 @@ class Targets:
     @classmethod
     def from_samples(cls, samples: list[DetDataSample]) -> 'Targets':
         """Collect what ``PackDetInputs`` and the preprocessor stored."""
+        if not all('gt_instances' in s and 'bboxes' in s.gt_instances for s in samples):
+            raise ConfigError(
+                'there are no boxes to learn: the training pipeline needs LoadAnnotations('
+                'with_bbox=True), and PackDetInputs after it'
+            )
         boxes = [s.gt_instances.bboxes for s in samples]
         has_masks = all('masks' in s.gt_instances for s in samples)
         has_maps = all('gt_sem_seg' in s for s in samples)

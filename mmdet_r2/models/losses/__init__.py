@@ -1,6 +1,6 @@
 """Losses: ``loss(pred, target, weight=None, avg_factor=None)``, one reduction for all."""
 
-from .cross_entropy import CrossEntropyLoss, accuracy, build_loss
+from .cross_entropy import CrossEntropyLoss, accuracy, build_box_loss, build_loss
 from .iou import BoundedIoULoss, CIoULoss, GIoULoss, IoULoss
 from .regression import L1Loss, SmoothL1Loss
 
@@ -13,5 +13,6 @@ __all__ = [
     'L1Loss',
     'SmoothL1Loss',
     'accuracy',
+    'build_box_loss',
     'build_loss',
 ]

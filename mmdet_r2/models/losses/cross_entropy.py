@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ArgumentError, ConfigError
+from mmdet_r2.models.losses.iou import BoxLoss
 from mmdet_r2.models.losses.reduction import check_loss_weight, check_reduction, reduce_loss
+from mmdet_r2.models.losses.regression import L1Loss, SmoothL1Loss
 from mmdet_r2.registry import MODELS
 
 
@@ -146,10 +148,39 @@ def build_loss(
     config: dict, name: str, channels: int, form: str = 'labels', said: str = ''
 ) -> nn.Module:
     """The classification loss of a head, built and compared with it; see
-    :meth:`CrossEntropyLoss.check`. Losses of other classes are not compared."""
-    loss = MODELS.build(config)
+    :meth:`CrossEntropyLoss.check`. Of losses of other classes only the kind is compared."""
+    loss = _built(config, name)
     if isinstance(loss, CrossEntropyLoss):
         loss.check(name, channels, form, said)
+    elif isinstance(loss, (L1Loss, SmoothL1Loss, BoxLoss)):
+        raise ArgumentError(f'{name}.type', f' is {type(loss).__name__}, a loss of boxes')
+    return loss
+
+
+def build_box_loss(config: dict, name: str, decoded: bool) -> nn.Module:
+    """The regression loss of a head, built and compared with it.
+
+    Args:
+        name: of the head's argument.
+        decoded: whether it sees boxes (``reg_decoded_bbox``); else deltas.
+
+    Raises:
+        ArgumentError: it is a loss of classes, or one of boxes that would see deltas.
+    """
+    loss = _built(config, name)
+    kind = type(loss).__name__
+    if isinstance(loss, CrossEntropyLoss):
+        raise ArgumentError(f'{name}.type', f' is {kind}, a loss of classes')
+    if isinstance(loss, BoxLoss) and not decoded:
+        raise ArgumentError(f'{name}.type', f' is {kind}, which needs reg_decoded_bbox=True')
+    return loss
+
+
+def _built(config: dict, name: str) -> nn.Module:
+    loss = MODELS.build(config)
+    if getattr(loss, 'reduction', '') == 'sum':
+        problem = " is 'sum', but heads average over what they sampled: expected 'mean'"
+        raise ArgumentError(f'{name}.reduction', problem)
     return loss
 
 

@@ -11,7 +11,7 @@ from mmdet_r2.registry import MODELS
 from mmdet_r2.structures.boxes import box_area, enclosing_box, paired_iou
 
 
-class _BoxLoss(nn.Module):
+class BoxLoss(nn.Module):
     """Reduction shared by the losses below, which each give one value per box."""
 
     def __init__(self, eps: float, reduction: str, loss_weight: float) -> None:
@@ -39,7 +39,7 @@ class _BoxLoss(nn.Module):
 
 
 @MODELS.register_module()
-class IoULoss(_BoxLoss):
+class IoULoss(BoxLoss):
     """``-log(IoU)``, ``1 - IoU`` or ``1 - IoU^2`` (mode 'log', 'linear', 'square';
     https://arxiv.org/abs/1608.01471).
     """
@@ -65,7 +65,7 @@ class IoULoss(_BoxLoss):
 
 
 @MODELS.register_module()
-class GIoULoss(_BoxLoss):
+class GIoULoss(BoxLoss):
     """``1 - GIoU`` (https://arxiv.org/abs/1902.09630)."""
 
     def __init__(
@@ -80,7 +80,7 @@ class GIoULoss(_BoxLoss):
 
 
 @MODELS.register_module()
-class CIoULoss(_BoxLoss):
+class CIoULoss(BoxLoss):
     """``1 - CIoU``: overlap, centre distance and aspect ratio (https://arxiv.org/abs/1911.08287)."""
 
     def __init__(
@@ -110,7 +110,7 @@ class CIoULoss(_BoxLoss):
 
 
 @MODELS.register_module()
-class BoundedIoULoss(_BoxLoss):
+class BoundedIoULoss(BoxLoss):
     """Smooth-L1 on the IoU that changing one coordinate alone would give
     (https://arxiv.org/abs/1711.00164).
     """

@@ -14,7 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ConfigError
-from mmdet_r2.models.losses import accuracy, build_loss
+from mmdet_r2.models.losses import accuracy, build_box_loss, build_loss
 from mmdet_r2.registry import MODELS, TASK_UTILS
 
 _CODER = dict(type='DeltaXYWHBBoxCoder', target_stds=(0.1, 0.1, 0.2, 0.2))
@@ -104,7 +104,7 @@ class ConvFCBBoxHead(BaseModule):
         self.loss_cls = build_loss(
             loss_cls or _CLS_LOSS, 'loss_cls', num_classes + 1, said=' (background last)'
         )
-        self.loss_bbox = MODELS.build(loss_bbox or _BOX_LOSS)
+        self.loss_bbox = build_box_loss(loss_bbox or _BOX_LOSS, 'loss_bbox', reg_decoded_bbox)
 
         cells = 1 if with_avg_pool else size[0] * size[1]
 

@@ -16,7 +16,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ConfigError
-from mmdet_r2.models.losses import build_loss
+from mmdet_r2.models.losses import build_box_loss, build_loss
 from mmdet_r2.models.matching import BACKGROUND, Sample, positive_weight
 from mmdet_r2.models.rpn.proposals import Proposals, ProposalSelector
 from mmdet_r2.models.targets import Targets
@@ -79,7 +79,7 @@ class RPNHead(BaseModule):
         self.loss_cls = build_loss(
             loss_cls or _CLS_LOSS, 'loss_cls', 1, 'sigmoid', ' (one logit per anchor)'
         )
-        self.loss_bbox = MODELS.build(loss_bbox or _BOX_LOSS)
+        self.loss_bbox = build_box_loss(loss_bbox or _BOX_LOSS, 'loss_bbox', reg_decoded_bbox)
         self.reg_decoded_bbox = reg_decoded_bbox
 
         num_anchors = self.anchor_generator.num_base_anchors[0]
