@@ -32,6 +32,7 @@ class ToyDataset:
         bad: index of an image with an infinite pixel, or None.
         missing: index of an image that is not there, or None.
         classes: number of class names.
+        names: the names themselves.
         log: file that the index of every image read is appended to.
     """
 
@@ -42,13 +43,14 @@ class ToyDataset:
         missing: int | None = None,
         classes: int = 3,
         log: str | None = None,
+        names: tuple[str, ...] = (),
     ) -> None:
         self.length = length
         self.bad = bad
         self.missing = missing
         self.log = log
         self.metainfo = {
-            'classes': tuple(f'class{i}' for i in range(classes)),
+            'classes': tuple(names) or tuple(f'class{i}' for i in range(classes)),
             'palette': [(1, 2, 3)],
         }
 

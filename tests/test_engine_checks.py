@@ -45,6 +45,10 @@ MISTAKES = {
         dict(train_dataloader__drop_last='False'),
         r"^train_dataloader\.drop_last is 'False'",
     ),
+    'validation of other classes': (
+        dict(val_dataloader__dataset__names=('class1', 'class0', 'class2')),
+        r'^val_dataloader\.dataset\.metainfo\.classes',
+    ),
     'no such constructor': (
         dict(optim_wrapper__constructor='X'),
         "^optim_wrapper.*: 'X' is not registered",

@@ -13,6 +13,7 @@ from mmdet_r2.models.losses import CrossEntropyLoss
 from mmdet_r2.registry import MODELS, build, init_scope
 
 CE = dict(type='CrossEntropyLoss')
+CODER = dict(type='DeltaXYWHBBoxCoder')
 BAD: list[tuple[str, dict, str]] = [
     ('roi_head.bbox_head.loss_cls', dict(CE, class_weight=[1.0] * K), 'class_weight'),
     ('roi_head.bbox_head.loss_cls', dict(CE, class_weight=[1.0] * (K + 2)), 'class_weight'),
@@ -33,6 +34,9 @@ BAD: list[tuple[str, dict, str]] = [
     ('roi_head.bbox_head.loss_bbox', dict(type='GIoULoss'), 'type'),
     ('rpn_head.loss_bbox', dict(type='IoULoss'), 'type'),
     ('roi_head.mask_head.loss_mask', dict(type='SmoothL1Loss'), 'type'),
+    ('roi_head.bbox_head.bbox_coder', dict(CODER, target_stds=(0.1, 0.1)), 'target_stds'),
+    ('rpn_head.bbox_coder', dict(CODER, target_stds=(0.1, 0.1, 0.0, 0.2)), 'target_stds'),
+    ('rpn_head.bbox_coder', dict(CODER, target_means=(0.0,)), 'target_means'),
     ('roi_head.mask_head.loss_mask', dict(CE), 'use_mask'),
     ('rpn_head.loss_cls', dict(CE, use_sigmoid=True, class_weight=[1.0, 2.0]), 'class_weight'),
     ('rpn_head.loss_cls', dict(CE), 'use_sigmoid'),

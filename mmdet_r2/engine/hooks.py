@@ -18,13 +18,14 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..registry import HOOKS
+from ..zoo import classes_differ, spelt_alike
 from .work_folder import disk_errors
 
 
 @HOOKS.register_module()
 class NumClassCheckHook(Hook):
-    """Compares ``num_classes`` of the box and mask heads with the classes of the data set; on by
-    default.
+    """Compares ``num_classes`` of the box and mask heads with the classes of the data set, and those
+    of validation with those of training; on by default.
 
     Raises:
         ConfigError: they differ; the message names the head, both numbers and the annotation file.
@@ -34,6 +35,8 @@ class NumClassCheckHook(Hook):
         """Check the training data, before weights are fetched."""
         if isinstance(runner._train_loop, BaseLoop):
             self._check(runner, runner.train_dataloader.dataset)
+            if isinstance(runner._val_loop, BaseLoop):
+                check_same_classes(runner.train_dataloader.dataset, runner.val_dataloader.dataset)
 
     def before_val(self, runner: Any) -> None:
         """Check the validation data."""
@@ -81,6 +84,19 @@ def check_num_classes(model: nn.Module, dataset: Any) -> None:
                 f'({shown}; {_describe(dataset)}). Set it to {len(classes)}, or metainfo.classes '
                 'of the data set.'
             )
+
+
+def check_same_classes(train: Any, val: Any) -> None:
+    """Raise where labels of training mean other classes in validation."""
+    found, expected = ((getattr(d, 'metainfo', None) or {}).get('classes') for d in (train, val))
+    if not found or not expected:
+        return
+    difference = classes_differ(spelt_alike(found), spelt_alike(expected), 'train_dataloader')
+    if difference:
+        raise ConfigError(
+            f'val_dataloader.dataset.metainfo.classes are not those of training: {difference}. '
+            f'({_describe(val)})'
+        )
 
 
 def _describe(dataset: Any) -> str:

@@ -213,23 +213,27 @@ def checkpoint_dataset_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any] | N
     return found
 
 
-def classes_differ(found: Sequence[str], expected: Sequence[str]) -> str | None:
+def classes_differ(
+    found: Sequence[str], expected: Sequence[str], where: str = 'the file'
+) -> str | None:
     """How two lists of class names differ, in one phrase; None if they are the same in the same
-    order."""
+    order.
+
+    Args:
+        where: ``found`` was found.
+    """
     found, expected = tuple(found), tuple(expected)
     if found == expected:
         return None
     if sorted(found) == sorted(expected):
         first = next(i for i, (a, b) in enumerate(zip(found, expected)) if a != b)
         there, here = found[first], expected[first]
-        return (
-            f'same names in another order (label {first} is {there!r} in the file, {here!r} here)'
-        )
+        return f'same names in another order (label {first} is {there!r} in {where}, {here!r} here)'
     extra = [c for c in found if c not in expected]
     lacking = [c for c in expected if c not in found]
-    parts = [f'{len(found)} classes in the file, {len(expected)} here']
+    parts = [f'{len(found)} classes in {where}, {len(expected)} here']
     if extra:
-        parts.append(f'only in the file: {_some(extra)}')
+        parts.append(f'only in {where}: {_some(extra)}')
     if lacking:
         parts.append(f'only here: {_some(lacking)}')
     return '; '.join(parts)

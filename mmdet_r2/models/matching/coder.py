@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmdet_r2.errors import ConfigError
+from mmdet_r2.errors import ArgumentError, ConfigError
 from mmdet_r2.registry import TASK_UTILS
 from mmdet_r2.structures.boxes import box_sizes, check_offset
 
@@ -37,6 +37,13 @@ class DeltaXYWHBBoxCoder:
     ) -> None:
         if size_clamp not in ('both', 'above'):
             raise ConfigError(f'bbox_coder.size_clamp={size_clamp!r}: expected both or above')
+        for name, values, least in (
+            ('target_means', target_means, -math.inf),
+            ('target_stds', target_stds, 0),
+        ):
+            if len(values) != 4 or not all(least < value < math.inf for value in values):
+                above = ' above 0' if least == 0 else ''
+                raise ArgumentError(name, f' is {values!r}, expected four numbers{above}')
         self.means = tuple(target_means)
         self.stds = tuple(target_stds)
         self.clip_border = clip_border
