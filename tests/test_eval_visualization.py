@@ -193,6 +193,22 @@ def test_hook_draws_one_validation_image_per_interval(run, image, sample, tmp_pa
     assert len(run.backend.images) == 2
 
 
+def test_what_cannot_be_drawn_is_said(run, image, sample, tmp_path, monkeypatch):
+    path = tmp_path / 'i.png'
+    cv2.imwrite(str(path), image[..., ::-1])
+    sample.set_metainfo(dict(img_path=str(path)))
+    hook = DetVisualizationHook(draw=True, interval=1)
+    small = sample.clone()
+    small.gt_instances = InstanceData(
+        labels=torch.zeros(1, dtype=torch.long), masks=torch.zeros((1, 5, 6), dtype=torch.bool)
+    )
+    with pytest.raises(ConfigError, match='LoadAnnotations'):
+        hook.after_val_iter(run, 0, None, [small])
+    monkeypatch.setattr(Visualizer, 'get_current_instance', classmethod(lambda cls: Visualizer()))
+    with pytest.raises(ConfigError, match=r'visualizer\.type'):
+        hook.after_val_iter(run, 0, None, [sample])
+
+
 def test_drawing_is_quick():
     """A hundred masks in a large picture: matplotlib would need seconds."""
     import time

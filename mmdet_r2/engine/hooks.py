@@ -24,8 +24,8 @@ from .work_folder import disk_errors
 
 @HOOKS.register_module()
 class NumClassCheckHook(Hook):
-    """Compares ``num_classes`` of the box and mask heads with the classes of the data set, and those
-    of validation with those of training; on by default.
+    """Compares ``num_classes`` of the box and mask heads with the classes of the data set, and
+    classes of validation with those of training; on by default.
 
     Raises:
         ConfigError: they differ; the message names the head, both numbers and the annotation file.

@@ -11,6 +11,7 @@ import torch
 from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.structures.masks import to_rle
 from mmdet_r2.structures.panoptic import INSTANCE_OFFSET, VOID_LABEL, values_of
 
@@ -163,7 +164,10 @@ def _draw_mask(image: np.ndarray, mask: Any, color: Color, alpha: float) -> None
         x, y, width, height = coco_mask.toBbox(rle).astype(int).tolist()
         mask = coco_mask.decode(rle)
     elif np.shape(mask) != image.shape[:2]:
-        raise ValueError(f'mask of shape {np.shape(mask)} for an image of shape {image.shape[:2]}')
+        raise ConfigError(
+            f'a mask of shape {np.shape(mask)} cannot be drawn on an image of shape '
+            f'{image.shape[:2]}; in a test pipeline LoadAnnotations comes after Resize'
+        )
     else:
         mask = np.ascontiguousarray(mask, dtype=np.uint8)
         x, y, width, height = cv2.boundingRect(mask)

@@ -10,11 +10,13 @@ from mmengine.hooks import Hook
 from mmengine.visualization import Visualizer
 
 from mmdet_r2.datasets.transforms import LoadImageFromFile
+from mmdet_r2.errors import ConfigError
 from mmdet_r2.files import path_inside, plain_name
 from mmdet_r2.registry import HOOKS
 from mmdet_r2.structures import DetDataSample
 
 from .drawing import shown_text
+from .visualizer import DetLocalVisualizer
 
 
 @HOOKS.register_module()
@@ -129,5 +131,11 @@ class DetVisualizationHook(Hook):
         return loader(results)['img'][..., ::-1]
 
     @staticmethod
-    def _visualizer() -> Visualizer:
-        return Visualizer.get_current_instance()
+    def _visualizer() -> DetLocalVisualizer:
+        found = Visualizer.get_current_instance()
+        if not isinstance(found, DetLocalVisualizer):
+            raise ConfigError(
+                f'visualizer.type is {type(found).__name__}, which draws no detections: expected '
+                'DetLocalVisualizer'
+            )
+        return found
