@@ -441,3 +441,18 @@ def test_two_processes(same, expected, tmp_path, repo):
     results = load_results(tmp_path / 'results.pkl')
     assert [r['dataset_index'] for r in results] == [0] * 4 + [1] * 3
     assert [r['img_id'] for r in results] == [1, 2, 3, 4, 1, 2, 3]
+
+
+def test_what_a_file_leaves_out_is_said_once(same, tmp_path, monkeypatch):
+    content = json.loads((same / 'a.json').read_text())
+    content['annotations'][0]['iscrowd'] = 'many'
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(content))
+    metric = CocoMetric(str(path))
+    for folder in (tmp_path, same):  # the data set says it, or the metric
+        said = []
+        for module in ('datasets.coco', 'evaluation.evaluator'):
+            name = f'mmdet_r2.{module}.print_log'
+            monkeypatch.setattr(name, lambda line, *_, said=said, **__: said.append(line))
+        measure([metric], data_set(folder, 'a', pipeline=[]), [])
+        assert ' '.join(said).count("iscrowd is 'many'") == 1

@@ -189,10 +189,12 @@ def test_complete_set_is_reused_and_changed_parameters_replace_it(tmp_path: Path
 
 def test_interrupted_set_is_made_again(tmp_path: Path) -> None:
     root = generate(tmp_path, num_train=3, num_val=1, size=64)
-    (root / STAMP).unlink()  # as after an interruption: pictures, but no stamp
+    # as after an interruption: pictures, and the mark of an unfinished set instead of the stamp
+    (root / STAMP).rename(root / f'{STAMP}.part')
     (root / 'train' / '000001.jpg').unlink()
     generate(tmp_path, num_train=3, num_val=1, size=64)
     assert len(list((root / 'train').iterdir())) == 3
+    assert not list(tmp_path.rglob('*.part'))
 
 
 def test_foreign_files_are_never_deleted(tmp_path: Path) -> None:
@@ -204,7 +206,14 @@ def test_foreign_files_are_never_deleted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'wrong', [dict(size=16), dict(num_train=-1), dict(max_objects=0), dict(empty_fraction=2.0)]
+    'wrong',
+    [
+        dict(size=16),
+        dict(num_train=-1),
+        dict(num_train=10**11),
+        dict(max_objects=0),
+        dict(empty_fraction=2.0),
+    ],
 )
 def test_senseless_parameters_are_errors(tmp_path: Path, wrong: dict) -> None:
     with pytest.raises(DataError):

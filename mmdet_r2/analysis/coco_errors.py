@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from mmengine.logging import print_log
 from pycocotools import mask as coco_mask
 
 from ..datasets.coco_json import as_id, id_order
@@ -101,6 +102,8 @@ def read_results(
             other classes, or without masks.
     """
     annotations = read_annotations(str(ann_file))
+    if annotations['left_out']:
+        print_log(f'{ann_file}: {annotations["left_out"]}', 'current', level=30)
     categories = sorted(annotations['categories'], key=lambda category: id_order(category['id']))
     label_of = {category['id']: label for label, category in enumerate(categories)}
     images = {image['id']: image for image in annotations['images']}

@@ -35,10 +35,11 @@ from mmdet_r2.registry import DATASETS, SCOPE
 
 _FILTERS = {'filter_empty_gt', 'filter_crowd_only', 'min_size'}
 #: Which transform gives what others need.
-_GIVEN_BY = dict.fromkeys(('img', 'img_shape', 'ori_shape'), 'LoadImageFromFile') | dict.fromkeys(
-    ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks', 'gt_seg_map'),
-    'LoadAnnotations',
-)
+_GIVEN_BY: dict[Any, str] = {
+    **dict.fromkeys(('img', 'img_shape', 'ori_shape'), 'LoadImageFromFile'),
+    **dict.fromkeys(('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags'), 'LoadAnnotations'),
+    **dict.fromkeys(('gt_masks', 'gt_seg_map'), 'LoadAnnotations'),
+}
 
 
 @DATASETS.register_module()

@@ -486,7 +486,15 @@ def parse_coco(
         keep_all: keep all problems, not only the first few of each kind.
         size_of: (width, height) of an image that states none, by its name; without it, and where
             it gives None, such an image has no objects.
+
+    Raises:
+        DataError: it is a panoptic file.
     """
+    if any(isinstance(a, dict) and 'segments_info' in a for a in content['annotations'][:1]):
+        raise DataError(
+            f'{name}: its annotations have segments_info: this is a panoptic file, expected one of '
+            'instances'
+        )
     reader = _Parser(content, name, keep_all)
     reader.read_images(size_of)
     reader.read_categories()
@@ -857,6 +865,8 @@ def panoptic_segments(
         )
     result = PanopticSegments(image_id)
     where = f'{name}: image {_spelt(annotation["image_id"])}'
+    if defect := file_name_defect(annotation.get('file_name')):
+        raise DataError(f'{where}: the file_name of its annotation {defect}')
     seen = set()
     for segment in annotation['segments_info']:
         written = segment.get('id') if isinstance(segment, dict) else segment

@@ -47,6 +47,7 @@ UNLABELLED = 255
 VERSION = 4
 STAMP = 'demo_data.json'
 SPLITS = ('train', 'val')
+MOST_IMAGES = 1_000_000  # as file names have six digits
 STUFF_FOLDER = 'stuffthingmaps'  # COCO-Stuff's name
 
 Array = NDArray[Any]
@@ -463,6 +464,10 @@ def generate(
         raise DataError(
             f'num_train={num_train}, num_val={num_val}, max_objects={max_objects}: too small'
         )
+    if max(num_train, num_val) > MOST_IMAGES:
+        raise DataError(
+            f'num_train={num_train}, num_val={num_val}: at most {MOST_IMAGES:,} images are made'
+        )
     if not (0 <= empty_fraction <= 1 and 0 <= crowd_fraction <= 1):
         raise DataError(
             f'empty_fraction={empty_fraction} and crowd_fraction={crowd_fraction} must lie in 0..1'
@@ -499,6 +504,7 @@ def generate(
         )
     # Last, so that an interrupted run is never taken for a complete data set.
     (root / STAMP).write_text(json.dumps(parameters))
+    (root / (STAMP + '.part')).unlink()
     if progress:
         seconds = time.monotonic() - start
         progress(f'{root}: {num_train} training, {num_val} held-out images ({seconds:.1f} s)')

@@ -165,6 +165,7 @@ class CocoMetric(PerImageMetric):
         self._known: frozenset | None = None
         if self._annotations is not None:
             self._known = frozenset(image['id'] for image in self._annotations['images'])
+            self.left_out = self._annotations['left_out']
 
     @property
     def dataset_meta(self) -> dict | None:

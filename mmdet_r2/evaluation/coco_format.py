@@ -21,8 +21,8 @@ from .image_result import ImageResult
 
 def read_annotations(path: str, backend_args: dict | None = None) -> dict:
     """A COCO annotation file's ``images``, ``categories`` and ``annotations``, ready for
-    pycocotools; by the rules of :mod:`mmdet_r2.datasets.coco_json`, as for training. What they
-    leave out is printed.
+    pycocotools; by the rules of :mod:`mmdet_r2.datasets.coco_json`, as for training. ``left_out``
+    says what they leave out.
 
     ``iscrowd`` and ``area`` are filled in where missing (0, the box's area), and annotations are
     numbered anew from 1: pycocotools takes a match with id 0 for a miss. ``written_images`` and
@@ -33,8 +33,6 @@ def read_annotations(path: str, backend_args: dict | None = None) -> dict:
     """
     with no_garbage_collection():
         coco = read_coco(path, backend_args, 'annotation file (CocoMetric.ann_file)')
-        if report := coco.report():
-            print_log(f'{path}: {"; ".join(report)}', 'current', level=30)
         annotations: list[dict[str, Any]] = []
         for image in coco.images:
             for a in image.objects:  # nobody else has them: changed in place
@@ -49,6 +47,7 @@ def read_annotations(path: str, backend_args: dict | None = None) -> dict:
             annotations=annotations,
             written_images=coco.written_images,
             written_categories=coco.written_categories,
+            left_out='; '.join(coco.report()),
         )
 
 

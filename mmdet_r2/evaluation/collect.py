@@ -157,11 +157,13 @@ class PerImageMetric(BaseMetric):
     Attributes:
         ann_file: annotation file; None if ground truth comes with the samples.
         outfile_prefix: where results are written; None: they are not.
+        left_out: what of ``ann_file`` is not used, in words.
     """
 
     results: list[Any]
     ann_file: str | None = None
     outfile_prefix: str | None = None
+    left_out: str = ''
     _only: frozenset[int] | None = None
     _size: int | None = None
 

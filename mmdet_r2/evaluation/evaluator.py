@@ -50,6 +50,8 @@ class Evaluator(MMEngineEvaluator):
             each_has_one = set().union(*own) == set(range(len(sources)))
             for metric, numbers in zip(same, own):
                 metric.confine(None)
+                if metric.left_out and not numbers:  # a data set of the file has said it
+                    print_log(f'{metric.ann_file}: {metric.left_out}', 'current', level=30)
                 measured = sources
                 if each_has_one and 0 < len(numbers) < len(sources):
                     measured = [sources[number] for number in sorted(numbers)]

@@ -24,7 +24,7 @@ from mmdet_r2.datasets.coco_json import (
 )
 from mmdet_r2.datasets.transforms.panoptic import index_segments, read_segment_ids
 from mmdet_r2.errors import DataError
-from mmdet_r2.files import file_name_defect, write_image
+from mmdet_r2.files import write_image
 from mmdet_r2.structures.panoptic import ids_to_rgb
 
 from .panoptic_quality import ImageCounts, PanopticMap, compare, quality, same_size
@@ -155,8 +155,6 @@ def read_panoptic(
         found = panoptic_segments(annotation, path, categories if need_categories else None)
         if found.image_id in annotations:
             raise DataError(f'{path}: two annotations have the image_id {found.image_id!r}')
-        if defect := file_name_defect(annotation.get('file_name')):
-            raise DataError(f'{path}: the file_name of image {found.image_id!r} {defect}')
         if found.problems:
             number, _, message = found.problems[0]
             print_log(
