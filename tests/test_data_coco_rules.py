@@ -567,3 +567,25 @@ def test_panoptic_ids_in_any_form(folder, form):
             CocoPanopticDataset(str(path), names, data_prefix=dict(img='', seg='x'))
         with pytest.raises(DataError, match=r'ann\.json.*image'):
             read_panoptic(str(path), str(folder))
+    for name in (None, 5, ''):
+        wrong = copy.deepcopy(content)
+        wrong['annotations'][0]['file_name'] = name
+        path = write(folder, wrong)
+        with pytest.raises(DataError, match=r'ann\.json: image .*file_name'):
+            CocoPanopticDataset(str(path), names, data_prefix=dict(img='', seg='x'))
+        with pytest.raises(DataError, match=r'ann\.json: image .*file_name'):
+            read_panoptic(str(path), str(folder))
+
+
+def test_a_panoptic_file_is_none_of_instances(folder, tmp_path):
+    """Its annotations would all be left out, and a corrected file would have none."""
+    content = sound()
+    content['annotations'] = [dict(image_id=1, file_name='1.png', segments_info=[])]
+    path = write(folder, content)
+    for read in (training, evaluation, converted, lambda p: checked(subject_of(folder, p))):
+        with pytest.raises(DataError, match=r'ann\.json: .*panoptic'):
+            read(path)
+
+
+def checked(subject):
+    return check.check_subjects([subject], workers=1)

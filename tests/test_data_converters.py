@@ -583,6 +583,9 @@ class TestCSV:
         (photos / 'x.csv').write_text('a.jpg,1,2,9,9,' + 'x' * 200_000)
         with pytest.raises(DataError, match=r'x\.csv:1: field larger'):
             list(convert.read_csv(photos / 'x.csv', notes))
+        (photos / 'x.csv').write_text('a.jpg,1,2,9,9,cat\n"a.jpg,1,2,9,9,cat\na.jpg,3,4,9,9,cat\n')
+        with pytest.raises(DataError, match=r'x\.csv:3: '):
+            list(convert.read_csv(photos / 'x.csv', notes))
 
     def test_sizes_before_and_after_a_rotation(self, photos, notes):
         tags = Image.Exif()

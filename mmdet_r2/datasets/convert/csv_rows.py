@@ -109,7 +109,8 @@ def _rows(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Our name for each column ('' for others), and the rows with their line numbers."""
     lines = read_text(file).splitlines()
     delimiter = max(',;\t|', key=lines[0].count) if lines else ','
-    reader = csv.reader(lines, delimiter=delimiter)
+    # strict: a quote that is never closed would swallow all rows after it
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
