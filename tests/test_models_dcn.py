@@ -22,7 +22,6 @@ GEOMETRIES = [(7, 9, 1, 1, 1), (8, 7, 2, 1, 1), (9, 8, 1, 2, 2), (6, 6, 1, 0, 1)
 
 
 def deform_conv(kind: str, *arguments, **options) -> nn.Module:
-    pytest.importorskip('mmcv._ext')
     from mmdet_r2.models.backbones.deform import DEFORM_CONVS
 
     layer = DEFORM_CONVS[kind](*arguments, kernel_size=3, **options).double()
@@ -72,8 +71,9 @@ def direct(layer: nn.Module, x: Tensor, offset_groups: int) -> Tensor:
 
 @pytest.fixture(params=['ours', 'mmcv'])
 def implementation(request, monkeypatch):
-    pytest.importorskip('mmcv._ext')
     is_ours = request.param == 'ours'
+    if not is_ours:
+        pytest.importorskip('mmcv._ext')
     monkeypatch.setattr('mmdet_r2.models.backbones.deform._is_ours', lambda x: is_ours)
     return request.param
 
@@ -137,6 +137,7 @@ def test_any_memory_layout_and_type(kind, implementation):
 @pytest.mark.parametrize('size', [(1, 1), (1, 6), (2, 5), (5, 2)])
 @pytest.mark.parametrize('stride', [1, 2])
 def test_maps_smaller_than_the_kernel(kind, size, stride, monkeypatch):
+    pytest.importorskip('mmcv._ext')
     layer = deform_conv(kind, 4, 6, stride=stride, padding=1, deform_groups=2, bias=False)
     x = torch.randn(2, 4, *size, dtype=torch.float64)
     found = []
@@ -234,7 +235,6 @@ def test_offsets_start_at_zero_and_come_from_the_file_later(dcn, tmp_path):
 
 def test_plain_blocks_take_grouped_offsets_too():
     """The deformable ResNets of the detectron2 lineage."""
-    pytest.importorskip('mmcv._ext')
     dcn = dict(type='DCNv2', deform_groups=2, offset_groups=2)
     with torch.device('meta'):
         model = ResNet(50, dcn=dcn, stage_with_dcn=(False, False, False, True))
@@ -244,23 +244,21 @@ def test_plain_blocks_take_grouped_offsets_too():
 WITHOUT_OPERATORS = """
 import sys
 sys.modules['mmcv._ext'] = None  # importing it fails
-from mmdet_r2.errors import ConfigError
-from mmdet_r2.models.backbones import ResNeSt
-ResNeSt(50)
-try:
-    ResNeSt(50, dcn=dict(type='DCNv2', deform_groups=2), stage_with_dcn=(False, True, True, True))
-except ConfigError as error:
-    print(error)
+import torch
+from mmdet_r2.models.backbones.deform import DEFORM_CONVS
+for layer in DEFORM_CONVS.values():
+    out = layer(4, 6, kernel_size=3, padding=1)(torch.ones(1, 4, 5, 5))
+    out.sum().backward()
+    print(*out.shape)
 """
 
 
-def test_without_compiled_operators_the_error_says_what_to_run():
+def test_needs_no_compiled_operators_on_the_cpu():
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', WITHOUT_OPERATORS], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1
-    assert 'backbone.dcn' in done.stdout and 'make install' in done.stdout
+    assert done.stdout.split() == ['1', '6', '5', '5'] * 2
 
 
 @pytest.mark.parametrize('model', [ResNet, ResNeSt])
@@ -275,7 +273,6 @@ def test_without_compiled_operators_the_error_says_what_to_run():
     ],
 )
 def test_groups_that_do_not_divide_are_named(model, dcn, message):
-    pytest.importorskip('mmcv._ext')
     with pytest.raises(ConfigError) as error:
         model(50, dcn=dcn, stage_with_dcn=(False, False, False, True))
     assert message in str(error.value) and '\n' not in str(error.value)
@@ -289,8 +286,7 @@ def test_no_image_needs_no_kernel_and_gives_every_parameter_a_gradient(
     layer = deform_conv(kind, 4, 6, padding=1, stride=2)
     from mmdet_r2.models.backbones import deform
 
-    for name in ('deform_conv2d', 'modulated_deform_conv2d', 'deform_conv_cpu'):
-        monkeypatch.setattr(deform, name, None)
+    monkeypatch.setattr(deform, 'deform_conv_cpu', None)
     x = torch.zeros(0, 4, 9, 7, dtype=torch.float64, requires_grad=True)
     out = layer(x)
     assert out.shape == (0, 6, 5, 4) and out.dtype == x.dtype

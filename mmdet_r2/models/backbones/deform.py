@@ -1,22 +1,18 @@
-"""Deformable convolutions: mmcv's layers and GPU kernels, our own computation on the CPU.
+"""Deformable convolutions: our own computation on the CPU, mmcv's kernels on a GPU.
 
 Papers: https://arxiv.org/abs/1703.06211 (DCN), https://arxiv.org/abs/1811.11168 (DCNv2).
 
 mmcv's kernels read tensors as contiguous whatever their strides are, know no bfloat16, and take
-tens of times longer than necessary on the CPU. Importing this module needs mmcv's compiled
-operators.
+tens of times longer than necessary on the CPU.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
-from mmcv.ops import (
-    DeformConv2dPack,
-    ModulatedDeformConv2dPack,
-    deform_conv2d,
-    modulated_deform_conv2d,
-)
 from torch import Tensor, nn
 
+from mmdet_r2 import ops
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.ops.deform_conv_cpu import deform_conv_cpu
 
@@ -51,6 +47,10 @@ def _deform(x: Tensor, offset: Tensor, weight: Tensor, sizes: tuple, im2col_step
     offset, x, weight = _cast(offset, x, weight)
     if _is_ours(x):
         return deform_conv_cpu(x, offset, None, weight, None, *sizes).to(dtype)
+    if ops.backend(x.device.type) == 'torchvision':
+        return _torchvision(x, offset, None, weight, None, sizes).to(dtype)
+    from mmcv.ops import deform_conv2d
+
     height, width = offset.shape[-2:]
     missing = [max(k - size, 0) for k, size in zip(weight.shape[2:], x.shape[2:])]
     if any(missing):
@@ -79,34 +79,68 @@ def _modulated_deform(
     offset, mask = out[:, :cut], out[:, cut:].sigmoid()
     if _is_ours(x):
         return deform_conv_cpu(x, offset, mask, weight, bias, *sizes).to(dtype)
+    if ops.backend(x.device.type) == 'torchvision':
+        return _torchvision(x, offset, mask, weight, bias, sizes).to(dtype)
+    from mmcv.ops import modulated_deform_conv2d
+
     tensors = (x.contiguous(), offset.contiguous(), mask.contiguous(), weight.contiguous())
     return modulated_deform_conv2d(*tensors, bias, *sizes).to(dtype)
 
 
-def _group_offsets(layer: DeformConv2dPack | ModulatedDeformConv2dPack, groups: int) -> None:
-    """Replace a layer's dense ``conv_offset`` by a grouped one, which starts with zeros too."""
-    dense = layer.conv_offset
-    if groups == 1:
-        return
-    if dense.out_channels % groups:
-        raise ConfigError(
-            f'offset_groups is {groups}, which does not divide the {dense.out_channels} offsets '
-            f'of {layer.deform_groups} deform_groups'
+def _torchvision(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    sizes: tuple,
+) -> Tensor:
+    from torchvision.ops import deform_conv2d
+
+    return deform_conv2d(x, offset, weight, bias, *sizes[:3], mask)
+
+
+class _DeformConv(nn.Module):
+    """Parameters of both: the convolution's own and ``conv_offset``'s, which start at zero."""
+
+    outputs_per_sample: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int,
+        padding: int,
+        dilation: int,
+        groups: int,
+        deform_groups: int,
+        bias: bool,
+        offset_groups: int,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = (kernel_size, kernel_size)
+        self.stride, self.padding = (stride, stride), (padding, padding)
+        self.dilation = (dilation, dilation)
+        self.groups, self.deform_groups = groups, deform_groups
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, in_channels // groups, *self.kernel_size)
         )
-    layer.conv_offset = nn.Conv2d(
-        dense.in_channels,
-        dense.out_channels,
-        dense.kernel_size,
-        dense.stride,
-        dense.padding,
-        dense.dilation,
-        groups,
-    )
-    nn.init.zeros_(layer.conv_offset.weight)
-    nn.init.zeros_(layer.conv_offset.bias)
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        outputs = deform_groups * self.outputs_per_sample * kernel_size**2
+        if outputs % offset_groups:
+            raise ConfigError(
+                f'offset_groups is {offset_groups}, which does not divide the {outputs} offsets '
+                f'of {deform_groups} deform_groups'
+            )
+        self.conv_offset = nn.Conv2d(
+            in_channels, outputs, kernel_size, stride, padding, dilation, offset_groups
+        )
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
 
 
-class DeformConv(DeformConv2dPack):
+class DeformConv(_DeformConv):
     """``DCN``: every sample of the 3x3 grid moves by an offset that ``conv_offset`` predicts.
 
     Args:
@@ -114,11 +148,13 @@ class DeformConv(DeformConv2dPack):
         offset_groups: groups of ``conv_offset``. 1, as in mmdetection, predicts from all channels;
             the ResNeSt detectors of the detectron2 lineage have as many as ``deform_groups``.
 
-    The other arguments are mmcv's; it knows no ``bias`` here.
+    The other arguments are mmcv's; ``bias`` has to be False, as there.
 
     Raises:
-        ValueError: ``offset_groups`` does not divide the number of offsets.
+        ConfigError: ``offset_groups`` does not divide the number of offsets.
     """
+
+    outputs_per_sample = 2
 
     def __init__(
         self,
@@ -134,6 +170,8 @@ class DeformConv(DeformConv2dPack):
         im2col_step: int = 32,
         offset_groups: int = 1,
     ) -> None:
+        if bias:
+            raise ConfigError('bias is True; the first version of the operator has none')
         super().__init__(
             in_channels,
             out_channels,
@@ -144,22 +182,25 @@ class DeformConv(DeformConv2dPack):
             groups,
             deform_groups,
             bias,
-            im2col_step,
+            offset_groups,
         )
-        _group_offsets(self, offset_groups)
+        self.im2col_step = im2col_step
+        nn.init.kaiming_uniform_(self.weight, nonlinearity='relu')
 
     def forward(self, x: Tensor) -> Tensor:
         sizes = (self.stride, self.padding, self.dilation, self.groups, self.deform_groups)
         return _deform(x, self.conv_offset(x), self.weight, sizes, self.im2col_step)
 
 
-class ModulatedDeformConv(ModulatedDeformConv2dPack):
+class ModulatedDeformConv(_DeformConv):
     """``DCNv2``: offsets, and a weight between 0 and 1 for every sample.
 
     Arguments and errors are those of :class:`DeformConv`, without ``im2col_step``. Of the
     ``conv_offset``'s output the first two thirds are offsets, y before x for each sample, by
     deformable group; the last third are the weights' logits.
     """
+
+    outputs_per_sample = 3
 
     def __init__(
         self,
@@ -184,8 +225,18 @@ class ModulatedDeformConv(ModulatedDeformConv2dPack):
             groups,
             deform_groups,
             bias,
+            offset_groups,
         )
-        _group_offsets(self, offset_groups)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Draw the weights; the model's own ``init_weights`` calls it again."""
+        bound = 1 / math.sqrt(self.weight[0].numel() * self.groups)
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         sizes = (self.stride, self.padding, self.dilation, self.groups, self.deform_groups)

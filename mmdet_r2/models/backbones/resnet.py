@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 import mmdet_r2.models.norms  # noqa: F401  registers its norms
 from mmdet_r2.errors import ConfigError
+from mmdet_r2.models.backbones.deform import DEFORM_CONVS
 from mmdet_r2.registry import MODELS
 
 
@@ -55,8 +56,7 @@ def build_spatial_conv(
     ``fallback_on_stride``: True keeps a plain convolution.
 
     Raises:
-        ConfigError: ``dcn`` is not a deformable convolution, does not fit the channels, or mmcv has
-            no compiled operators.
+        ConfigError: ``dcn`` is not a deformable convolution or does not fit the channels.
     """
     layer = dict(
         kernel_size=3,
@@ -69,16 +69,6 @@ def build_spatial_conv(
     if dcn is not None:
         dcn = dict(dcn)
         if not dcn.pop('fallback_on_stride', False):
-            # Imported here: only deformable models need mmcv's compiled operators.
-            try:
-                from mmdet_r2.models.backbones.deform import DEFORM_CONVS
-            except (ImportError, OSError, RuntimeError) as error:
-                reason = ' '.join(str(error).split())
-                raise ConfigError(
-                    f'backbone.dcn needs the compiled operators of mmcv, which has none ({reason}):'
-                    ' run `make install` (or `python tools/install.py`), which builds them'
-                ) from error
-
             kind = dcn.pop('type', None)
             if kind not in DEFORM_CONVS:
                 known = ', '.join(DEFORM_CONVS)
