@@ -265,3 +265,15 @@ def test_a_validation_that_was_cut_off_is_done_on_resume(
 def _first_is_best(self: ToyMetric, results: list) -> dict[str, float]:
     type(self).calls += 1
     return {'toy_mAP': 1 / len(MessageHub.get_current_instance().get_scalar('train/loss').data[0])}
+
+
+def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:
+    stop = dict(
+        type='EarlyStoppingHook', monitor='toy_mAP', rule='greater', min_delta=1.0, patience=3
+    )
+    config = with_validation(toy_config(tmp_path, train_cfg__max_epochs=8))
+    config.custom_hooks = [stop]
+    config.train_cfg.val_interval = 1
+    run(config, interrupt=14)  # 6 steps an epoch: of two validations one was no better
+    config.resume = True
+    assert run(config)['runner'].epoch == 4

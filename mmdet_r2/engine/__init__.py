@@ -5,6 +5,7 @@ from .build import build_runner
 from .checkpoint import CheckpointHook, latest_checkpoint
 from .hooks import (
     BoxConventionHook,
+    EarlyStoppingHook,
     LoggerHook,
     NumClassCheckHook,
     ProgressHook,
@@ -32,6 +33,7 @@ __all__ = [
     'BoxConventionHook',
     'CheckInvalidLossHook',
     'CheckpointHook',
+    'EarlyStoppingHook',
     'EpochBasedTrainLoop',
     'GroupedOptimWrapperConstructor',
     'InvalidLossError',

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mmengine.dist import is_main_process
+from mmengine.hooks import EarlyStoppingHook as _EarlyStoppingHook
 from mmengine.hooks import Hook
 from mmengine.hooks import LoggerHook as _LoggerHook
 from mmengine.model import is_model_wrapper
@@ -294,6 +295,25 @@ class ProgressHook(Hook):
             self.stream.flush()
             self._line = ''
         return True
+
+
+@HOOKS.register_module()
+class EarlyStoppingHook(_EarlyStoppingHook):
+    """mmengine's; a run that is resumed goes on counting where it was."""
+
+    priority = 'LOW'  # counts before the checkpoint of the validation is written
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Keep the best score, and how often it was not reached."""
+        checkpoint['early_stopping'] = dict(
+            monitor=self.monitor, wait_count=self.wait_count, best_score=self.best_score
+        )
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Take them up, where the run is resumed and watches the same number."""
+        state = checkpoint.get('early_stopping')
+        if runner._resume and isinstance(state, dict) and state.get('monitor') == self.monitor:
+            self.wait_count, self.best_score = state['wait_count'], state['best_score']
 
 
 @HOOKS.register_module()
