@@ -5,10 +5,11 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from small_detector import K, cascade_config, small_config
 
 from mmdet_r2.config import load_config
-from mmdet_r2.errors import ConfigError
+from mmdet_r2.errors import ArgumentError, ConfigError
 from mmdet_r2.models.losses import CrossEntropyLoss
 from mmdet_r2.registry import MODELS, build, init_scope
 
@@ -93,3 +94,26 @@ def test_sound_settings_are_taken() -> None:
     ):
         build(MODELS, _set(small_config(), key, loss), 'model')
     assert CrossEntropyLoss(class_weight=[1.0]).class_weight == [1.0]  # of no head
+
+
+@pytest.mark.parametrize('kind', ['L1Loss', 'SmoothL1Loss', 'IoULoss', 'BoundedIoULoss'])
+def test_a_call_may_be_reduced_otherwise(kind: str) -> None:
+    init_scope()
+    boxes = torch.tensor([[0.0, 0, 4, 4], [1, 1, 5, 6]])
+    loss = MODELS.build(dict(type=kind))
+    each = loss(boxes, boxes + 1, reduction_override='none')
+    assert each.shape[0] == 2
+    torch.testing.assert_close(loss(boxes, boxes + 1), each.mean())
+    torch.testing.assert_close(loss(boxes, boxes + 1, reduction_override='sum'), each.sum())
+    with pytest.raises(ArgumentError, match='reduction'):
+        loss(boxes, boxes, reduction_override='max')
+
+
+@pytest.mark.parametrize('use_sigmoid', [False, True])
+def test_a_call_may_ignore_another_label(use_sigmoid: bool) -> None:
+    init_scope()
+    logits, labels = torch.randn(3, 4), torch.tensor([0, 3, 2])
+    loss = MODELS.build(dict(type='CrossEntropyLoss', use_sigmoid=use_sigmoid))
+    each = loss(logits, labels, reduction_override='none', ignore_index=3)
+    expected = loss(logits, labels, reduction_override='none')
+    assert not each[1].any() and torch.equal(each[[0, 2]], expected[[0, 2]])

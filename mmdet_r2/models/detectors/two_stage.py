@@ -90,6 +90,33 @@ class TwoStageDetector(BaseModel):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @property
+    def with_neck(self) -> bool:
+        """Whether a neck follows the backbone."""
+        return self.neck is not None
+
+    @property
+    def with_rpn(self) -> bool:
+        """Whether the detector makes its proposals."""
+        return self.rpn_head is not None
+
+    @property
+    def with_roi_head(self) -> bool:
+        """Whether proposals are classified."""
+        return self.roi_head is not None
+
+    with_bbox = with_roi_head
+
+    @property
+    def with_shared_head(self) -> bool:
+        """Whether something stands between pooling and the RoI head's branches."""
+        return getattr(self.roi_head, 'shared_head', None) is not None
+
+    @property
+    def with_semantic_head(self) -> bool:
+        """Whether pixels are classified."""
+        return getattr(self, 'semantic_head', None) is not None
+
+    @property
     def with_mask(self) -> bool:
         """Whether predictions have masks."""
         return self.roi_head is not None and self.roi_head.with_mask

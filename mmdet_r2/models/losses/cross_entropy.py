@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from mmdet_r2.errors import ArgumentError, ConfigError
 from mmdet_r2.models.losses.iou import BoxLoss
-from mmdet_r2.models.losses.reduction import check_loss_weight, check_reduction, reduce_loss
+from mmdet_r2.models.losses.reduction import (
+    check_loss_weight,
+    check_reduction,
+    chosen_reduction,
+    reduce_loss,
+)
 from mmdet_r2.models.losses.regression import L1Loss, SmoothL1Loss
 from mmdet_r2.registry import MODELS
 
@@ -94,6 +99,8 @@ class CrossEntropyLoss(nn.Module):
         target: Tensor,
         weight: Tensor | None = None,
         avg_factor: Tensor | float | None = None,
+        reduction_override: str | None = None,
+        ignore_index: int | None = None,
     ) -> Tensor:
         """Scalar loss (elementwise with reduction 'none').
 
@@ -103,37 +110,40 @@ class CrossEntropyLoss(nn.Module):
             target: softmax: (N, ...) int64; sigmoid: (N,) int64 labels or (N, C) 0/1; mask: (R, h,
                 w) 0/1.
             weight: (N,) or the shape of the elementwise loss.
+            reduction_override, ignore_index: instead of the constructor's.
         """
+        reduction = chosen_reduction(self.reduction, reduction_override)
+        ignored = self.ignore_index if ignore_index is None else ignore_index
         if self.use_mask:
             loss = F.binary_cross_entropy_with_logits(pred, target.to(pred), reduction='none')
         elif self.use_sigmoid:
-            loss, weight = self._sigmoid(pred, target, weight)
+            loss, weight = self._sigmoid(pred, target, weight, ignored)
         else:
             class_weight = pred.new_tensor(self.class_weight) if self.class_weight else None
             loss = F.cross_entropy(
-                pred, target, class_weight, reduction='none', ignore_index=self.ignore_index
+                pred, target, class_weight, reduction='none', ignore_index=ignored
             )
             if weight is not None:
                 weight = weight.to(loss)
-        if avg_factor is None and self.avg_non_ignore and self.reduction == 'mean':
-            kept = target != self.ignore_index
+        if avg_factor is None and self.avg_non_ignore and reduction == 'mean':
+            kept = target != ignored
             avg_factor = kept.sum() * (loss.numel() / max(target.numel(), 1))
         if self.use_mask and avg_factor is None and loss.numel() == 0:
             return self.loss_weight * loss.sum()  # no RoI: zero that still reaches every parameter
-        return self.loss_weight * reduce_loss(loss, weight, self.reduction, avg_factor)
+        return self.loss_weight * reduce_loss(loss, weight, reduction, avg_factor)
 
     def _sigmoid(
-        self, pred: Tensor, target: Tensor, weight: Tensor | None
+        self, pred: Tensor, target: Tensor, weight: Tensor | None, ignored: int
     ) -> tuple[Tensor, Tensor]:
         """Elementwise binary loss (N, C) and its weight (N, C)."""
         if target.dim() != pred.dim():
-            valid = (target >= 0) & (target != self.ignore_index)
+            valid = (target >= 0) & (target != ignored)
             channels = torch.arange(pred.shape[1], device=target.device)
             one_hot = (target[:, None] == channels) & valid[:, None]
             valid_weight = valid[:, None].to(pred).expand_as(pred)
         else:
             one_hot = target
-            valid_weight = ((target >= 0) & (target != self.ignore_index)).to(pred)
+            valid_weight = ((target >= 0) & (target != ignored)).to(pred)
         if weight is not None:
             weight = weight.to(pred)
             valid_weight = valid_weight * (weight[:, None] if weight.dim() < pred.dim() else weight)

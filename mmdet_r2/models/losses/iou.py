@@ -6,7 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ArgumentError, ConfigError
-from mmdet_r2.models.losses.reduction import check_loss_weight, check_reduction, reduce_loss
+from mmdet_r2.models.losses.reduction import (
+    check_loss_weight,
+    check_reduction,
+    chosen_reduction,
+    reduce_loss,
+)
 from mmdet_r2.registry import MODELS
 from mmdet_r2.structures.boxes import box_area, enclosing_box, paired_iou
 
@@ -30,12 +35,14 @@ class BoxLoss(nn.Module):
         target: Tensor,
         weight: Tensor | None = None,
         avg_factor: Tensor | float | None = None,
+        reduction_override: str | None = None,
     ) -> Tensor:
         """Scalar, or (N,) with reduction 'none'; ``weight`` (N,), or (N, 4) of equal columns."""
+        reduction = chosen_reduction(self.reduction, reduction_override)
         if weight is not None and weight.dim() > 1:
             weight = weight.mean(-1)
         loss = self.per_box(pred, target)
-        return self.loss_weight * reduce_loss(loss, weight, self.reduction, avg_factor)
+        return self.loss_weight * reduce_loss(loss, weight, reduction, avg_factor)
 
 
 @MODELS.register_module()
@@ -147,7 +154,9 @@ class BoundedIoULoss(BoxLoss):
         target: Tensor,
         weight: Tensor | None = None,
         avg_factor: Tensor | float | None = None,
+        reduction_override: str | None = None,
     ) -> Tensor:
         """Scalar, or (N, 4) with reduction 'none'; ``weight`` is (N, 4)."""
+        reduction = chosen_reduction(self.reduction, reduction_override)
         loss = self.per_box(pred, target)
-        return self.loss_weight * reduce_loss(loss, weight, self.reduction, avg_factor)
+        return self.loss_weight * reduce_loss(loss, weight, reduction, avg_factor)

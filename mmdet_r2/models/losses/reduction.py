@@ -19,6 +19,11 @@ def check_reduction(reduction: str) -> str:
     return reduction
 
 
+def chosen_reduction(reduction: str, override: str | None) -> str:
+    """What one call of a loss is reduced by: ``override`` if there is one, which is checked."""
+    return reduction if override is None else check_reduction(override)
+
+
 def check_loss_weight(loss_weight: float) -> float:
     """``loss_weight`` itself, or an error: a number from 0 is expected."""
     number = isinstance(loss_weight, (int, float)) and not isinstance(loss_weight, bool)

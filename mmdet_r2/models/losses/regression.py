@@ -7,7 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdet_r2.errors import ArgumentError
-from mmdet_r2.models.losses.reduction import check_loss_weight, check_reduction, reduce_loss
+from mmdet_r2.models.losses.reduction import (
+    check_loss_weight,
+    check_reduction,
+    chosen_reduction,
+    reduce_loss,
+)
 from mmdet_r2.registry import MODELS
 
 
@@ -26,10 +31,12 @@ class L1Loss(nn.Module):
         target: Tensor,
         weight: Tensor | None = None,
         avg_factor: Tensor | float | None = None,
+        reduction_override: str | None = None,
     ) -> Tensor:
         """(N, 4), (N, 4) -> scalar, or (N, 4) with reduction 'none'."""
+        reduction = chosen_reduction(self.reduction, reduction_override)
         loss = (pred - target).abs()
-        return self.loss_weight * reduce_loss(loss, weight, self.reduction, avg_factor)
+        return self.loss_weight * reduce_loss(loss, weight, reduction, avg_factor)
 
 
 @MODELS.register_module()
@@ -52,8 +59,10 @@ class SmoothL1Loss(nn.Module):
         target: Tensor,
         weight: Tensor | None = None,
         avg_factor: Tensor | float | None = None,
+        reduction_override: str | None = None,
     ) -> Tensor:
         """(N, 4), (N, 4) -> scalar, or (N, 4) with reduction 'none'."""
+        reduction = chosen_reduction(self.reduction, reduction_override)
         target = target.to(torch.promote_types(pred.dtype, target.dtype))
         loss = F.smooth_l1_loss(pred.to(target.dtype), target, reduction='none', beta=self.beta)
-        return self.loss_weight * reduce_loss(loss, weight, self.reduction, avg_factor)
+        return self.loss_weight * reduce_loss(loss, weight, reduction, avg_factor)
