@@ -92,13 +92,13 @@ class BitmapMasks:
         width, height = mmcv.rescale_size((self.width, self.height), scale)
         return self.resize((height, width), interpolation)
 
-    def flip(self, direction: str = 'horizontal') -> 'BitmapMasks':
+    def flip(self, flip_direction: str = 'horizontal') -> 'BitmapMasks':
         """Masks of the flipped image."""
-        check_direction(direction)
+        check_direction(flip_direction)
         flipped: np.ndarray = self.masks
-        if direction in ('vertical', 'diagonal'):
+        if flip_direction in ('vertical', 'diagonal'):
             flipped = np.ascontiguousarray(flipped[:, ::-1])
-        if direction in ('horizontal', 'diagonal') and flipped.size:
+        if flip_direction in ('horizontal', 'diagonal') and flipped.size:
             # One vectorised call on all rows; numpy copies reversed bytes one by one.
             rows = np.ascontiguousarray(flipped).reshape(-1, self.width)
             flipped = cv2.flip(rows, 1).reshape(flipped.shape)

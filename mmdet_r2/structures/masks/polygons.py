@@ -80,10 +80,10 @@ class PolygonMasks:
         width, height = mmcv.rescale_size((self.width, self.height), scale)
         return self.resize((height, width))
 
-    def flip(self, direction: str = 'horizontal') -> 'PolygonMasks':
+    def flip(self, flip_direction: str = 'horizontal') -> 'PolygonMasks':
         """Masks of the flipped image: x -> W - x, y -> H - y."""
-        check_direction(direction)
-        mirror_x, mirror_y = direction != 'vertical', direction != 'horizontal'
+        check_direction(flip_direction)
+        mirror_x, mirror_y = flip_direction != 'vertical', flip_direction != 'horizontal'
         scale = (-1 if mirror_x else 1, -1 if mirror_y else 1)
         shift = (self.width if mirror_x else 0, self.height if mirror_y else 0)
         return self._affine(scale, shift, (self.height, self.width))
