@@ -149,6 +149,7 @@ def test_stamp_covers_requirements_extras_and_versions(
     assert install.up_to_date(here, wanted, stamp)
     assert install.up_to_date(here, install.digest(set(), 'default', install.MMCV), stamp)
     for other in (
+        install.digest(set(), 'default', install.MMCV, operators=True),
         install.digest({'docs'}, 'default', install.MMCV),
         install.digest({'tests'}, 'torch==1', install.MMCV),
         install.digest({'tests'}, 'default', 'onedl-mmcv==1'),

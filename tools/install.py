@@ -89,7 +89,9 @@ def took(start: float) -> str:
     return f'{int(seconds) // 60} min {int(seconds) % 60:02d} s'
 
 
-def digest(extras: set[str], torch_spec: str, mmcv_spec: str) -> dict[str, object]:
+def digest(
+    extras: set[str], torch_spec: str, mmcv_spec: str, operators: bool = False
+) -> dict[str, object]:
     """What the stamp compares: every input of the installation except the extras, plus the extras.
 
     A change of any requirements file, of the packaging files or of this script makes it run again.
@@ -108,6 +110,7 @@ def digest(extras: set[str], torch_spec: str, mmcv_spec: str) -> dict[str, objec
         'torch_spec': torch_spec,
         'mmcv_spec': mmcv_spec,
         'extras': sorted(extras),
+        'operators': operators,
     }
 
 
@@ -430,6 +433,14 @@ def install_mmcv(env: Environment, spec: str, jobs: int, rebuild: bool) -> None:
         )
 
 
+def install_plain_mmcv(env: Environment, spec: str) -> None:
+    """mmcv without operators: on the CPU the package has its own, and nothing is compiled."""
+    start = time.monotonic()
+    env.env['MMCV_WITH_OPS'] = '0'
+    env.pip('install', '--no-deps', spec)
+    say(f'mmcv without compiled operators, which only GPUs need ({took(start)})')
+
+
 def up_to_date(env: Environment, wanted: dict, stamp: Path) -> bool:
     """Whether the stamp says that all of ``wanted`` is there, with torch and mmcv unchanged."""
     try:
@@ -437,10 +448,14 @@ def up_to_date(env: Environment, wanted: dict, stamp: Path) -> bool:
     except (OSError, ValueError):
         return False
     # Without an explicit --torch whatever torch is there is right.
-    free = {'extras'} | ({'torch_spec'} if wanted['torch_spec'] == 'default' else set())
+    free = {'extras', 'operators'} | (
+        {'torch_spec'} if wanted['torch_spec'] == 'default' else set()
+    )
     if any(have.get(key) != wanted[key] for key in wanted if key not in free):
         return False
     if not set(wanted['extras']) <= set(have['extras']):
+        return False
+    if wanted['operators'] and not have['operators']:
         return False
     installed = env.installed()
     return all(installed.get(name) == have['versions'].get(name) for name in have['versions'])
@@ -476,6 +491,11 @@ def main() -> None:
         help='parallel compiler processes (default: cores, at most 1 per 2 GB)',
     )
     parser.add_argument('--rebuild', action='store_true', help='compile mmcv even if it is cached')
+    parser.add_argument(
+        '--operators',
+        action='store_true',
+        help="compile mmcv's operators although there is no CUDA toolkit, as for --extras tests",
+    )
     args = parser.parse_args()
 
     start = time.monotonic()
@@ -490,7 +510,8 @@ def main() -> None:
         else make_venv(Path(args.venv).expanduser().absolute())
     )
     stamp = env.prefix / STAMP
-    wanted = digest(extras, args.torch or 'default', args.mmcv)
+    operators = args.operators or args.rebuild or 'tests' in extras
+    wanted = digest(extras, args.torch or 'default', args.mmcv, operators)
     if not args.rebuild and up_to_date(env, wanted, stamp):
         say(f'{env.prefix} is up to date ({took(start)})')
         return
@@ -502,12 +523,23 @@ def main() -> None:
         install_torch(env, args.torch or TORCH, explicit=args.torch is not None)
         write_constraints(env, Path(tmp))
         install_requirements(env, extras)
-        install_mmcv(env, args.mmcv, args.jobs or default_jobs(), args.rebuild)
+        facts = json.loads(env.evaluate(TORCH_FACTS))
+        operators |= facts['nvcc']
+        if operators:
+            install_mmcv(env, args.mmcv, args.jobs or default_jobs(), args.rebuild)
+        else:
+            if facts['gpu']:
+                say(
+                    'NOTE: there is a GPU but no nvcc (CUDA toolkit): install torchvision, whose '
+                    f'operators serve there, or the toolkit of CUDA {facts["cuda"]}'
+                )
+            install_plain_mmcv(env, args.mmcv)
         env.pip('install', '--no-deps', '--no-build-isolation', '--editable', str(REPO))
-    env.evaluate(PROBE + 'import cv2, mmengine, pycocotools.mask, mmdet_r2\n')
+    probe = PROBE if operators else ''
+    env.evaluate(probe + 'import cv2, mmengine, pycocotools.mask, mmdet_r2\n')
     have = env.installed()
     names = ('torch', 'onedl-mmcv', 'onedl-mmengine', 'mmdet-r2')
-    wanted['extras'] = sorted(extras)
+    wanted['extras'], wanted['operators'] = sorted(extras), operators
     wanted['versions'] = {name: have[name] for name in names}
     stamp.write_text(json.dumps(wanted, indent=1))
     say('; '.join(f'{name} {have[name]}' for name in names))
