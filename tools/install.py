@@ -515,8 +515,10 @@ def main() -> None:
     if not args.rebuild and up_to_date(env, wanted, stamp):
         say(f'{env.prefix} is up to date ({took(start)})')
         return
-    with contextlib.suppress(OSError, ValueError):  # extras of earlier runs stay part of it
-        extras |= set(json.loads(stamp.read_text())['extras'])
+    with contextlib.suppress(OSError, ValueError):  # what earlier runs added stays part of it
+        earlier = json.loads(stamp.read_text())
+        extras |= set(earlier['extras'])
+        operators |= earlier.get('operators', True)
     stamp.unlink(missing_ok=True)  # an interrupted run must not look finished
 
     with tempfile.TemporaryDirectory(prefix='mmdet_r2-') as tmp:
