@@ -1,5 +1,6 @@
 """The web demo: what it shows, and the page itself in a real browser."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -233,11 +234,16 @@ def page(run: Run, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def _eventually(look: Callable[[], Any], seconds: float = 20) -> Any:
     """What ``look`` gives once that is something."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
     end = time.monotonic() + seconds
-    while not (found := look()):
+    while True:
+        # the page may be drawn anew while it is read
+        with contextlib.suppress(StaleElementReferenceException):
+            if found := look():
+                return found
         assert time.monotonic() < end, 'waited in vain'
         time.sleep(0.1)
-    return found
 
 
 def _text(browser: Any) -> str:
