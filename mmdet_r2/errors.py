@@ -7,6 +7,7 @@ change.
 import difflib
 import io
 import os
+import select
 import sys
 from collections.abc import Callable, Iterable
 
@@ -108,7 +109,11 @@ def run_cli(main: Callable[[], object]) -> None:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # its reader, such as `head`, has seen enough; Python flushes again at the end
+        output = select.poll()
+        output.register(1, 0)
+        if not any(event & select.POLLERR for _, event in output.poll(0)):
+            raise  # of another pipe
+        # the reader, such as `head`, has seen enough; Python flushes again at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
     except KeyboardInterrupt:
