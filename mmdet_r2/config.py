@@ -33,6 +33,7 @@ from .config_imports import (
     registered_name,
     resolve_imports,
 )
+from .config_text import foreign_code
 from .errors import ConfigError, DataError
 from .files import MAX_NESTING, MAX_YAML, parse_yaml, read_bytes
 from .registry import PEER_SCOPE, SCOPE, without_scope
@@ -352,6 +353,11 @@ def _config_files(path: Path, above: tuple[str, ...]) -> ConfigFile:
         if not all(isinstance(key, str) for key in content):
             key = next(key for key in content if not isinstance(key, str))
             raise ConfigError(f'{path}: the key {key!r:.80} is no text')
+        if code := foreign_code(content):
+            raise ConfigError(
+                f'{path}: {code} is no name of a component; a config that is data names registered '
+                'ones only (custom_imports registers yours)'
+            )
         file.content = content
         file.assigned = dict.fromkeys(file.content, 0)
         bases = file.content.get('_base_', [])

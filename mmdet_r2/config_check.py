@@ -52,6 +52,7 @@ from .config_keys import (
 )
 from .config_values import annotations_of, fits, readable
 from .errors import ConfigError
+from .registry import find_component, without_scope
 
 #: What ``PackDetInputs`` has to keep of a view for test-time augmentation to merge it.
 VIEW_META_KEYS = ('ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
@@ -290,7 +291,7 @@ class _Checker:
             return OPS.get(f'{parents[-1] if parents else ""}.{kind}', OPS[kind])
         for candidate in registries:
             try:
-                found = candidate.get(kind)
+                found = find_component(candidate, without_scope(kind))
             except RuntimeError:  # a dotted name that cannot be imported
                 continue
             if callable(found):  # mmengine also finds modules that are called so

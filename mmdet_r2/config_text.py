@@ -1,8 +1,10 @@
-"""Configs inside checkpoints: read as data, nothing of them is run."""
+"""Configs that are data, as in YAML, JSON and checkpoints: nothing of them is run."""
 
 import ast
 from collections.abc import Callable
 from typing import Any
+
+from .registry import PEER_SCOPE, SCOPE, without_scope
 
 
 def config_values(text: Any, other: Callable[[ast.expr], Any]) -> dict[str, Any] | None:
@@ -46,3 +48,23 @@ def _value(node: ast.expr, other: Callable[[ast.expr], Any]) -> Any:
         return ast.literal_eval(node)
     except (ValueError, TypeError):
         return other(node)
+
+
+def foreign_code(values: Any, path: str = '') -> str:
+    """Where, and what, a config names that would be imported and called, although no component of
+    that name is registered: any function that Python finds has such a name. '' if it names none.
+    """
+    items: list[tuple[str, Any]] = []
+    if isinstance(values, dict):
+        items = [(str(key), value) for key, value in values.items()]
+        for key in ('type', 'constructor'):
+            name = values.get(key)
+            if isinstance(name, str) and '.' in without_scope(name):
+                return f'{path}{key}: {name!r}'
+        scope = values.get('_scope_')
+        if scope not in (None, SCOPE, PEER_SCOPE):
+            return f'{path}_scope_: {scope!r}'
+    elif isinstance(values, (list, tuple)):
+        items = [(str(index), value) for index, value in enumerate(values)]
+    found = (foreign_code(value, f'{path}{key}.') for key, value in items)
+    return next(filter(None, found), '')

@@ -41,6 +41,23 @@ def without_scope(name: str) -> str:
     return rest.rpartition('.')[2] if rest and scope in (SCOPE, PEER_SCOPE) else name
 
 
+def find_component(registry: Registry, name: str) -> Any:
+    """What ``registry`` or a parent has as ``name``; None if there is none.
+
+    mmengine takes a name that is not registered for that of a module, and imports it. Here only
+    dotted names are imported.
+    """
+    if '.' in name:
+        return Registry.get(registry, name)
+    registry.import_from_location()
+    place: Registry | None = registry
+    while place is not None:
+        if name in place.module_dict:
+            return place.module_dict[name]
+        place = place.parent
+    return None
+
+
 class ScopedRegistry(Registry):
     """A registry of our scope that takes mmdetection's scope for it.
 
@@ -54,8 +71,10 @@ class ScopedRegistry(Registry):
 
     def get(self, key: str) -> Any:
         """The class (or function) registered as ``key``, here or in a parent; None if there is
-        none."""
-        return super().get(without_scope(key) if isinstance(key, str) else key)
+        none. A dotted name is imported."""
+        return (
+            find_component(self, without_scope(key)) if isinstance(key, str) else super().get(key)
+        )
 
     @contextmanager
     def switch_scope_and_registry(self, scope: str | None) -> Iterator[Registry]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mmdet_r2 import cli
+from mmdet_r2.apis import init_detector
 from mmdet_r2.apis.model_argument import config_in, find_detector
 from mmdet_r2.config import load_config
 from mmdet_r2.errors import CheckpointError, ConfigError
@@ -75,6 +76,12 @@ def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
     assert done.stdout.count('\n') == 1 and not done.stderr and done.returncode in (0, 141)
 
 
+def test_another_broken_pipe_is_no_end() -> None:
+    code = 'from mmdet_r2.errors import run_cli\ndef main(): raise BrokenPipeError\nrun_cli(main)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 1 and 'BrokenPipeError' in done.stderr
+
+
 def test_the_resolved_config_is_one_file(tmp_path: Path) -> None:
     name, out = 'faster_rcnn_r50_fpn_1x_coco', tmp_path / 'one.py'
     cli.run(
@@ -124,13 +131,26 @@ def test_a_folder_is_its_best_checkpoint_else_its_last(tmp_path: Path) -> None:
         'lr = 0.1',
         'model = dict(type=__import__("os").system("true"))',
         'model = dict(type="FasterRCNN")\ncustom_imports = dict(imports=["this"])',
+        'model = dict(type="subprocess.Popen", args=["touch", "{0}"])',
+        'model = dict(type="FasterRCNN", neck=[dict(type="this.X")])',
+        'model = dict(type="FasterRCNN", _scope_="this")',
+        'model = dict(type="FasterRCNN")\noptim_wrapper = dict(constructor="this.X")',
     ],
 )
 def test_nothing_of_the_config_inside_is_run(tmp_path: Path, text: str | None) -> None:
-    path = checkpoint(tmp_path / 'x.pth', text)
+    path = checkpoint(tmp_path / 'x.pth', text and text.format(tmp_path / 'made'))
     with pytest.raises(CheckpointError, match='before'):
-        config_in(path)
-    assert 'this' not in sys.modules
+        init_detector(config_in(path), path, device='cpu')
+    assert 'this' not in sys.modules and not (tmp_path / 'made').exists()
+
+
+def test_a_name_without_dots_is_no_module(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / 'x.pth', 'model = dict(type="antigravity")')
+    with pytest.raises(ConfigError, match='antigravity'):
+        init_detector(config_in(path), path, device='cpu')
+    with pytest.raises(ConfigError, match='antigravity'):
+        load_config(NAME, {'train_dataloader.collate_fn.type': 'antigravity'})
+    assert 'antigravity' not in sys.modules
 
 
 @pytest.mark.parametrize('given', ['no_such_model', None])

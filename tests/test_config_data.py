@@ -1,7 +1,9 @@
 """YAML and JSON are data, and bounded; what is wrong with a config file is one line that names file
 and line."""
 
+import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -201,3 +203,33 @@ def test_files_of_a_chain_follow_variables(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv('OF_BASES', str(folder))
     assert load_config(path).randomness.seed == 1
     assert [file.path for file in config_files(path).chain()] == [folder / 'a.py', path]
+
+
+@pytest.mark.parametrize(
+    'part',
+    [
+        dict(type='subprocess.Popen', args=['touch', 'made']),
+        dict(type='FasterRCNN', backbone=dict(type='this.X')),
+        dict(type='FasterRCNN', neck=[dict(_scope_='this', type='FPN')]),
+        dict(type='torch.hub.load', repo_or_dir='x'),
+    ],
+)
+@pytest.mark.parametrize('suffix', ['yaml', 'json'])
+def test_what_is_no_component_is_neither_imported_nor_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: dict, suffix: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / f'config.{suffix}'
+    file.write_text(json.dumps(dict(model=part)))  # which is YAML as well
+    (tmp_path / 'inherits.py').write_text(f"_base_ = ['./config.{suffix}']")
+    for path in (file, tmp_path / 'inherits.py'):
+        for check in (True, False):
+            with pytest.raises(ConfigError, match=f'config.{suffix}'):
+                load_config(path, check=check)
+    assert 'this' not in sys.modules and not (tmp_path / 'made').exists()
+
+
+def test_data_may_name_components_with_their_scope(tmp_path: Path) -> None:
+    (tmp_path / 'base.yaml').write_text('model: {backbone: {type: mmdet.ResNet, depth: 18}}')
+    config = load_config(tmp_path / 'base.yaml', check=False)
+    assert config.model.backbone.type == 'ResNet'

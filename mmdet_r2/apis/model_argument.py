@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..config_text import config_values
+from ..config_text import config_values, foreign_code
 from ..engine.checkpoint import latest_checkpoint
 from ..errors import CheckpointError, ConfigError
 from ..zoo import find_model, read_checkpoint, weights_of
@@ -81,20 +81,22 @@ def config_in(checkpoint: str | os.PathLike[str]) -> Config:
     meta = content.get('meta')
     text = next((meta[key] for key in ('cfg', 'config') if meta.get(key)), None) if meta else None
 
-    def code(node: ast.expr) -> Any:
-        raise CheckpointError(
-            f'{checkpoint}: the config inside has code ({ast.unparse(node)[:60]}); give the config '
+    def refuse(what: str) -> CheckpointError:
+        return CheckpointError(
+            f'{checkpoint}: the config inside needs code to be run ({what:.80}); give the config '
             'before the checkpoint.'
         )
+
+    def code(node: ast.expr) -> Any:
+        raise refuse(ast.unparse(node))
 
     values = config_values(text, code)
     if not values or 'model' not in values:
         raise CheckpointError(f'{checkpoint}: no config is inside; give the config before it.')
     if values.get('custom_imports'):
-        raise CheckpointError(
-            f'{checkpoint}: the config inside imports modules ({values["custom_imports"]}); give '
-            'the config before the checkpoint.'
-        )
+        raise refuse(f'custom_imports: {values["custom_imports"]}')
+    if found := foreign_code(values):
+        raise refuse(found)
     return Config(values)
 
 

@@ -23,7 +23,7 @@ from mmengine.registry import FUNCTIONS
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..errors import ConfigError, DataError, reason_of
-from ..registry import DATA_SAMPLERS, DATASETS, build, built_from
+from ..registry import DATA_SAMPLERS, DATASETS, build, built_from, find_component
 from .checks import check_loader
 
 Draw = tuple[int, int, int, int]  # seed, rank, epoch, position in the epoch
@@ -306,7 +306,7 @@ def _function(config: Any, key: str) -> Callable | None:
         raise ConfigError(f'{key} is {config!r}, expected a function or a dictionary with type')
     options = dict(config)
     kind = options.pop('type')
-    function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
+    function = find_component(FUNCTIONS, kind) if isinstance(kind, str) else kind
     if not callable(function):
         raise ConfigError(f'{key}.type is {kind!r}, which is not registered as a function')
     return partial(function, **options)
