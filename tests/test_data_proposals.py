@@ -163,6 +163,7 @@ class Evil:
         ),
         ({f'val/{i}.png': Evil() for i in range(3)}, 'print'),
         (dict(a=1), 'val/0.png'),
+        ({f'{side}/val/0.png': proposals(0) for side in 'ab'}, 'val/0.png'),
         (5, 'expected a dict'),
     ],
 )

@@ -6,6 +6,7 @@ Both are read as data: nothing that they name is run.
 """
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -51,14 +52,15 @@ def add_proposals(images: list[dict], path: str, backend_args: dict | None = Non
     of the original image, and ``scores`` (p,) float32.
 
     Args:
-        images: with ``img_path``, and ``img_id``.
+        images: with ``img_path``.
 
     Raises:
         DataError: the file cannot be read as proposals, or an image is not in it; names both.
     """
     found = _by_image(path, _read(path, backend_args))
-    for image in images:
-        key = image_key(image['img_path'])
+    keys = [image_key(image['img_path']) for image in images]
+    _check_unique(keys, f'the data set of {path}')
+    for image, key in zip(images, keys):
         if key not in found:
             raise DataError(
                 f'{path}: has no proposals of {key}; the {len(found)} images in it are those of '
@@ -78,22 +80,25 @@ def _read(path: str, backend_args: dict | None) -> Any:
 
 def _by_image(path: str, content: Any) -> Mapping[str, Any]:
     if isinstance(content, Mapping):
-        return {image_key(str(key)): value for key, value in content.items()}
-    if not isinstance(content, list) or not all(isinstance(each, Mapping) for each in content):
+        pairs = [(image_key(str(key)), value) for key, value in content.items()]
+    elif isinstance(content, list) and all(isinstance(each, Mapping) for each in content):
+        for i, each in enumerate(content):
+            if missing := {'img_path', 'pred_instances'} - set(each):
+                raise DataError(f'{path}: image {i} has no {min(missing)!r}')
+        pairs = [(image_key(str(each['img_path'])), each['pred_instances']) for each in content]
+    else:
         raise DataError(
             f'{path}: expected a dict of images, or a list with a dict per image, as mmdet-r2 test '
             '--out of an RPN writes it'
         )
-    found: dict[str, Any] = {}
-    for i, each in enumerate(content):
-        missing = {'img_path', 'pred_instances'} - set(each)
-        if missing:
-            raise DataError(f'{path}: image {i} has no {min(missing)!r}')
-        key = image_key(str(each['img_path']))
-        if key in found:
-            raise DataError(f'{path}: two images are called {key}')
-        found[key] = each['pred_instances']
-    return found
+    _check_unique([key for key, _ in pairs], path)
+    return dict(pairs)
+
+
+def _check_unique(keys: list[str], where: str) -> None:
+    (key, count), *_ = Counter(keys).most_common(1) or [('', 0)]
+    if count > 1:
+        raise DataError(f'{where}: {count} images are called {key}; proposals go by that name')
 
 
 def _arrays(value: Any, where: str) -> dict[str, np.ndarray]:
