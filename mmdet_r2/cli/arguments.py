@@ -1,8 +1,11 @@
 """Arguments that several commands and the scripts in ``demo/`` share."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from ..launcher import end_with_launcher
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,6 +75,13 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     )
     # torch.distributed.launch gives it; torchrun sets the variable itself
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+
+
+def start_process(args: argparse.Namespace) -> None:
+    """What a process of a run does first; ``args`` are of :func:`add_launcher`."""
+    end_with_launcher()
+    if args.local_rank is not None:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
 
 def demo_parser(description: str | None) -> argparse.ArgumentParser:

@@ -1,10 +1,8 @@
 """Measure a detector on the test data of its config."""
 
 import argparse
-import os
 
-from ..launcher import end_with_launcher
-from .arguments import add_cfg_options, add_launcher, add_model
+from .arguments import add_cfg_options, add_launcher, add_model, start_process
 
 EXAMPLES = (
     'test mask_rcnn_r2_101_fpn_2x_coco --eval bbox segm --show-dir pictures',
@@ -64,9 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Test."""
-    end_with_launcher()
-    if args.local_rank is not None:
-        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    start_process(args)
     from ..apis.model_argument import find_detector
     from ..apis.test import test
     from ..engine import shut_down

@@ -5,11 +5,9 @@ continues it with the same numbers.
 """
 
 import argparse
-import os
 import sys
 
-from ..launcher import end_with_launcher
-from .arguments import add_cfg_options, add_launcher
+from .arguments import add_cfg_options, add_launcher, start_process
 
 EXAMPLES = (
     'train faster_rcnn_r50_fpn_1x_coco --amp --auto-scale-lr '
@@ -49,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train."""
-    end_with_launcher()
-    if args.local_rank is not None:
-        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    start_process(args)
     from ..apis.train import train
     from ..engine import InvalidLossError, shut_down
 
