@@ -6,39 +6,23 @@ from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
-from ..apis import DetInferencer, inference_detector, init_detector
+from ..apis.inference import test_transforms
+from ..config import load_config
 from ..datasets import CocoDataset, metainfo
-from ..datasets.coco import CocoDataset as BaseDetDataset
 from ..models.detectors import TwoStageDetector
 from ..registry import init_scope
 from ..structures import DetDataSample
-from ..structures.boxes import box_iou, boxes_to_rois
-from ..structures.masks import encode_rle as encode_mask_results
-from ..structures.panoptic import INSTANCE_OFFSET
-from ..visualization import get_palette
-
-__all__ = [
-    'INSTANCE_OFFSET',
-    'BaseDetDataset',
-    'CocoDataset',
-    'ConfigType',
-    'DetInferencer',
-    'bbox2roi',
-    'bbox_overlaps',
-    'encode_mask_results',
-    'get_classes',
-    'get_palette',
-    'get_test_pipeline_cfg',
-    'inference_detector',
-    'init_detector',
-    'register_all_modules',
-]
+from ..structures.boxes import box_iou
+from ..structures.boxes import boxes_to_rois as bbox2roi  # noqa: F401
+from ..structures.masks import encode_rle as encode_mask_results  # noqa: F401
+from ..structures.panoptic import INSTANCE_OFFSET  # noqa: F401
 
 #: mmdetection's version whose names these are.
 __version__ = version = '3.3.0'
 version_info = (3, 3, 0)
 
 BaseDetector = TwoStageDetector
+BaseDetDataset = CocoDataset
 ConfigType = ConfigDict | dict
 MultiConfig = ConfigType | list[ConfigType]
 OptConfigType = ConfigType | None
@@ -64,13 +48,7 @@ def setup_cache_size_limit_of_dynamo() -> None:
 
 def get_test_pipeline_cfg(cfg: str | Config) -> list[dict]:
     """The transforms of a config's test data."""
-    from ..config import load_config
-
-    loaded = load_config(cfg) if not isinstance(cfg, Config) else cfg
-    dataset = loaded.test_dataloader.dataset
-    while 'pipeline' not in dataset:
-        dataset = dataset.dataset if 'dataset' in dataset else dataset.datasets[0]
-    return dataset.pipeline
+    return list(test_transforms(cfg if isinstance(cfg, Config) else load_config(cfg)))
 
 
 def get_classes(dataset: str) -> list[str]:
@@ -83,11 +61,6 @@ def get_classes(dataset: str) -> list[str]:
     if dataset not in known:
         raise ValueError(f'get_classes({dataset!r}): expected one of {", ".join(known)}')
     return list(known[dataset]['classes'])
-
-
-def bbox2roi(bbox_list: list[Tensor]) -> Tensor:
-    """Boxes B x (n, 4) -> RoIs (sum n, 5) of image index and box."""
-    return boxes_to_rois(bbox_list)
 
 
 def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor) -> Tensor:
