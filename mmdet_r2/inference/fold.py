@@ -27,7 +27,8 @@ class _Tracer(fx.Tracer):
     """Looks into our modules and containers; torch's layers and compiled operators stay whole."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, _LEAVES) or super().is_leaf_module(module, name)
+        whole = type(module).__module__.startswith('mmcv.ops') or isinstance(module, _LEAVES)
+        return whole or super().is_leaf_module(module, name)
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ from .fused import FusedConv2d, OneDNNLinear
 from .memory import keep_freed_memory
 
 # Parts whose whole forward is traced; elsewhere each ConvModule is treated by itself.
-# Where residual stages and pyramids stand in a detector.
 _TRACED_PARTS = ('backbone', 'neck', 'roi_head.shared_head')
 
 

@@ -42,9 +42,9 @@ def backend(device: str = 'cpu') -> str:
     if device == 'cpu':
         return 'torch'
     raise RuntimeError(
-        'mmcv has no compiled operators (mmcv._ext is missing): it was built in isolation or with '
-        'MMCV_WITH_OPS=0. Run `make install` (or `python tools/install.py`), which builds them '
-        f'against the installed torch ({"; ".join(reasons)}).'
+        f'there are no compiled operators for {device}: install torchvision, or run `python '
+        'tools/install.py --operators`, which builds those of mmcv against the installed torch '
+        f'({"; ".join(reasons)}).'
     )
 
 
