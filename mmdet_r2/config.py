@@ -34,6 +34,7 @@ from .config_imports import (
     resolve_imports,
 )
 from .config_text import foreign_code
+from .config_yaml import is_theirs, translate
 from .errors import ConfigError, DataError
 from .files import MAX_NESTING, MAX_YAML, parse_yaml, read_bytes
 from .registry import PEER_SCOPE, SCOPE, without_scope
@@ -173,6 +174,8 @@ def _read(path: Path) -> Config:
         files = list(chain.chain())
         if chain.pure_python:
             return Config(_values(path), filename=str(path))
+        if is_theirs(chain.content):
+            return Config(translate(path, chain.content, _shipped), filename=str(path))
         # custom_imports are imported later: mmdetection's own modules have to be left out first
         return Config.fromfile(path, import_custom_modules=False)
     except ConfigError:
@@ -207,6 +210,12 @@ def _values(path: Path) -> dict[str, Any]:
     if tree is None or not is_pure_python(tree):
         return _read(path)._cfg_dict
     return read_pure_python(path, tree, find_config, _values)
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    config = _read(find_config(name))
+    to_our_scope(config)
+    return config.to_dict()
 
 
 def _apply(config: Config, overrides: dict[str, Any]) -> None:
