@@ -1,5 +1,6 @@
 """Data sets by their registered names, and what the two projects' loaders and schedules share."""
 
+import re
 from typing import Any
 
 from .source import Source
@@ -13,6 +14,15 @@ _COCO = {
     'coco_2014_minival': ('instances_minival2014', 'val2014'),
     'coco_2014_valminusminival': ('instances_valminusminival2014', 'val2014'),
 }
+
+# Weights of a backbone alone, by how such files are called: R-50.pkl, X-101-32x8d.pkl,
+# resnest50_detectron-255b5649.pth, r2_101.pkl. Others are whole detectors.
+_BACKBONES = re.compile(r'ImageNet|(?:^|/)(?:[RXS]-\d+|r2?_?\d+|resne[sx]?t\d+|res2net\d+)[^/]*$')
+
+
+def is_backbone(weights: str) -> bool:
+    """Whether a name is that of ImageNet weights rather than a detector's."""
+    return bool(_BACKBONES.search(weights))
 
 
 def place_of(source: Source, key: str, name: str) -> tuple[str, str]:
@@ -52,8 +62,9 @@ def names_of(source: Source, key: str, ending: str = '') -> dict[str, str]:
 
 
 def images_per_gpu(per_step: int) -> int:
-    """Of a step's images: the eighth part from 16 on, as theirs are counted for 8 GPUs; else 2."""
-    if per_step >= 16 and per_step % 8 == 0:
+    """Of a step's images: the eighth part, as theirs are counted for 8 GPUs; else 2, or 1 of an odd
+    number."""
+    if per_step % 8 == 0:
         return per_step // 8
     return 1 if per_step % 2 else 2
 

@@ -1,12 +1,12 @@
 """detectron2's YAML, and that of its forks for ResNeSt and Res2Net."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .data import (
     finished,
+    is_backbone,
     names_of,
     of_type,
     place_of,
@@ -15,7 +15,7 @@ from .data import (
     set_schedule,
     set_train,
 )
-from .source import FREE, ONLY, READ, Source, Table, put, to
+from .source import FREE, ONLY, READ, Source, Table, inverse, put, to
 
 # What a translation begins with: both have detectron2's arithmetic.
 _PANOPTIC = 'panoptic_fpn_r50_caffe_fpn_mstrain_1x_coco'
@@ -28,13 +28,6 @@ _LEVELS = ('res2', 'res3', 'res4', 'res5')
 _PYRAMID = ('p2', 'p3', 'p4', 'p5', 'p6')
 _ROI_LEVELS = _PYRAMID[:4]
 _STRIDES = (4, 8, 16, 32, 64)
-# Weights of a backbone alone, by how such files are called: R-50.pkl, X-101-32x8d.pkl,
-# resnest50_detectron-255b5649.pth, r2_101.pkl. Others are whole detectors.
-_BACKBONES = re.compile(r'ImageNet|(?:^|/)(?:[RXS]-\d+|r2?_?\d+|resne[sx]?t\d+|res2net\d+)[^/]*$')
-
-
-def _inverse(weights: tuple[float, ...]) -> list[float]:
-    return [1 / weight for weight in weights]
 
 
 def _in(where: str, *keys: str) -> list[str]:
@@ -69,7 +62,7 @@ TABLE: Table = {
     'MODEL.RESNETS.WIDTH_PER_GROUP': (64, READ),
     'MODEL.RESNETS.NORM': ('FrozenBN', READ),
     'MODEL.RESNETS.STRIDE_IN_1X1': (True, READ),
-    'MODEL.RESNETS.RES5_DILATION': (1, ONLY),
+    'MODEL.RESNETS.RES5_DILATION': (1, READ),
     'MODEL.RESNETS.RES2_OUT_CHANNELS': (256, ONLY),
     'MODEL.RESNETS.STEM_OUT_CHANNELS': (64, ONLY),
     'MODEL.RESNETS.DEFORM_ON_PER_STAGE': ((False,) * 4, READ),
@@ -84,16 +77,7 @@ TABLE: Table = {
     # of the fork for Res2Net
     'MODEL.RESNETS.SCALE': (1, READ),
     'MODEL.FPN.IN_FEATURES': ((), READ),
-    'MODEL.FPN.OUT_CHANNELS': (
-        256,
-        to(
-            'model.neck.out_channels',
-            *_in('model.rpn_head', 'in_channels', 'feat_channels'),
-            *_in('model.roi_head', 'bbox_roi_extractor.out_channels'),
-            *_in('model.roi_head', 'mask_roi_extractor.out_channels'),
-            *(f'{head}.in_channels' for head in (*_HEADS, 'model.semantic_head')),
-        ),
-    ),
+    'MODEL.FPN.OUT_CHANNELS': (256, READ),
     'MODEL.FPN.NORM': ('', READ),
     'MODEL.FPN.FUSE_TYPE': ('sum', ONLY),
     # ---- anchors and proposals
@@ -116,7 +100,7 @@ TABLE: Table = {
     'MODEL.RPN.BBOX_REG_LOSS_WEIGHT': (1.0, READ),
     'MODEL.RPN.BBOX_REG_WEIGHTS': (
         (1.0, 1.0, 1.0, 1.0),
-        to('model.rpn_head.bbox_coder.target_stds', via=_inverse),
+        to('model.rpn_head.bbox_coder.target_stds', via=inverse),
     ),
     'MODEL.RPN.SMOOTH_L1_BETA': (0.0, READ),
     'MODEL.RPN.LOSS_WEIGHT': (1.0, to('model.rpn_head.loss_cls.loss_weight')),
@@ -144,10 +128,7 @@ TABLE: Table = {
     'MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA': (0.0, READ),
     'MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION': (
         14,
-        to(
-            'model.roi_head.bbox_roi_extractor.roi_layer.output_size',
-            'model.roi_head.bbox_head.roi_feat_size',
-        ),
+        to('model.roi_head.bbox_roi_extractor.roi_layer.output_size'),
     ),
     'MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO': (
         0,
@@ -155,9 +136,9 @@ TABLE: Table = {
     ),
     'MODEL.ROI_BOX_HEAD.POOLER_TYPE': ('ROIAlignV2', READ),
     'MODEL.ROI_BOX_HEAD.NUM_FC': (0, READ),
-    'MODEL.ROI_BOX_HEAD.FC_DIM': (1024, to('model.roi_head.bbox_head.fc_out_channels')),
+    'MODEL.ROI_BOX_HEAD.FC_DIM': (1024, READ),
     'MODEL.ROI_BOX_HEAD.NUM_CONV': (0, READ),
-    'MODEL.ROI_BOX_HEAD.CONV_DIM': (256, to('model.roi_head.bbox_head.conv_out_channels')),
+    'MODEL.ROI_BOX_HEAD.CONV_DIM': (256, READ),
     'MODEL.ROI_BOX_HEAD.NORM': ('', READ),
     'MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG': (
         False,
@@ -295,19 +276,15 @@ def translate(
     source = Source(path, values, TABLE, _OTHER_MODELS)
     panoptic = source.one_of('MODEL.META_ARCHITECTURE', 'GeneralizedRCNN', 'PanopticFPN')
     panoptic = panoptic == 'PanopticFPN'
-    heads = source.one_of('MODEL.ROI_HEADS.NAME', 'StandardROIHeads', 'CascadeROIHeads')
-    for key, levels in (
-        ('MODEL.RESNETS.OUT_FEATURES', _LEVELS),
-        ('MODEL.FPN.IN_FEATURES', _LEVELS),
-        ('MODEL.RPN.IN_FEATURES', _PYRAMID),
-        ('MODEL.ROI_HEADS.IN_FEATURES', _ROI_LEVELS),
-    ):
-        source.one_of(key, levels)
+    heads = source.one_of(
+        'MODEL.ROI_HEADS.NAME', 'StandardROIHeads', 'CascadeROIHeads', 'Res5ROIHeads'
+    )
+    cascade = heads == 'CascadeROIHeads'
+    maps = _maps(source, heads, panoptic or cascade)
     masks = source['MODEL.MASK_ON'] or panoptic
 
     with_semantics = shipped(_PANOPTIC)
     config = with_semantics if panoptic else shipped(_CASCADE)
-    cascade = heads == 'CascadeROIHeads'
     model = shipped(_CASCADE if cascade else _PANOPTIC)['model']
     if panoptic:
         _add_semantics(model, with_semantics['model'])
@@ -319,13 +296,95 @@ def translate(
     config.pop('custom_hooks', None)
 
     _backbone(source, model)
-    _heads(source, model, cascade)
+    _heads(source, model, cascade, maps)
+    _MAPS[maps](source, model)
     _data(source, config, masks, panoptic)
     set_schedule(source, config)
     _solver(source, config)
     _test(source, config)
     source.apply(config)
     return finished(config)
+
+
+def _maps(source: Source, heads: str, pyramid: bool) -> str:
+    """Which of the backbone's maps the heads take: 'FPN', 'C4' or 'DC5'."""
+    given = source['MODEL.RPN.IN_FEATURES']
+    if heads == 'Res5ROIHeads' and not pyramid:
+        kind, levels, roi_levels, outputs = 'C4', ('res4',), ('res4',), ('res4',)
+    elif given == ('res5',) and not pyramid:
+        kind, levels, roi_levels, outputs = 'DC5', ('res5',), ('res5',), ('res5',)
+    else:
+        kind, levels, roi_levels, outputs = 'FPN', _PYRAMID, _ROI_LEVELS, _LEVELS
+        source.one_of('MODEL.FPN.IN_FEATURES', _LEVELS)
+    source.one_of('MODEL.RPN.IN_FEATURES', levels)
+    source.one_of('MODEL.ROI_HEADS.IN_FEATURES', roi_levels)
+    source.one_of('MODEL.RESNETS.OUT_FEATURES', outputs)
+    source.one_of('MODEL.RESNETS.RES5_DILATION', 2 if kind == 'DC5' else 1)
+    names = ('build_resnet_fpn_backbone', 'build_resnest_fpn_backbone')
+    source.one_of('MODEL.BACKBONE.NAME', *(names if kind == 'FPN' else ('build_resnet_backbone',)))
+    return kind
+
+
+def _pyramid(source: Source, model: dict[str, Any]) -> None:
+    _set_norm(model['neck'], _norm(source, 'MODEL.FPN.NORM'))
+    channels = source['MODEL.FPN.OUT_CHANNELS']
+    put(model, 'neck.out_channels', channels)
+    _set_channels(model, channels, channels)
+
+
+def _set_channels(model: dict[str, Any], of_maps: int, of_rois: int) -> None:
+    for name in ('in_channels', 'feat_channels'):
+        put(model, f'rpn_head.{name}', of_maps)
+    for name in ('bbox', 'mask'):
+        put(model, f'roi_head.{name}_roi_extractor.out_channels', of_maps)
+        put(model, f'roi_head.{name}_head.in_channels', of_rois)
+    put(model, 'semantic_head.in_channels', of_maps)
+
+
+def _single_map(model: dict[str, Any]) -> None:
+    del model['neck']
+    # images of a batch are padded to the largest, and no further
+    model['data_preprocessor']['pad_size_divisor'] = 1
+    for name in ('bbox', 'mask'):
+        put(model, f'roi_head.{name}_roi_extractor.featmap_strides', [16])
+
+
+def _c4(source: Source, model: dict[str, Any]) -> None:
+    _single_map(model)
+    backbone, roi = model['backbone'], model['roi_head']
+    if backbone['type'] != 'ResNet' or 'dcn' in backbone:
+        raise source.error('MODEL.ROI_HEADS.NAME', 'Res5ROIHeads with a plain ResNet alone')
+    backbone.update(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,))
+    # The last stage follows the pooling, for boxes and masks alike.
+    shared = ('depth', 'style', 'norm_cfg', 'norm_eval', 'init_cfg')
+    roi['shared_head'] = dict(
+        type='ResLayer',
+        stage=3,
+        stride=2,
+        dilation=1,
+        **{key: backbone[key] for key in shared if key in backbone},
+    )
+    roi.pop('mask_roi_extractor', None)
+    _set_channels(model, 1024, 2048)
+    head = roi['bbox_head']
+    for key in ('conv_out_channels', 'fc_out_channels', 'num_shared_convs', 'num_shared_fcs'):
+        head.pop(key, None)
+    head.update(type='BBoxHead', with_avg_pool=True, init_cfg=head['init_cfg'][:2])
+    resolution = source['MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION']
+    if resolution % 2:
+        raise source.error('MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION', 'even')
+    head['roi_feat_size'] = resolution // 2
+    if 'mask_head' in roi:
+        model['train_cfg']['rcnn']['mask_size'] = resolution
+
+
+def _dc5(source: Source, model: dict[str, Any]) -> None:
+    _single_map(model)
+    model['backbone'].update(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), out_indices=(3,))
+    _set_channels(model, 2048, 2048)
+
+
+_MAPS = {'FPN': _pyramid, 'C4': _c4, 'DC5': _dc5}
 
 
 def _add_semantics(model: dict[str, Any], other: dict[str, Any]) -> None:
@@ -365,11 +424,8 @@ def _set_norm(part: dict[str, Any], norm: dict[str, Any] | None) -> None:
 
 
 def _backbone(source: Source, model: dict[str, Any]) -> None:
-    name = source.one_of(
-        'MODEL.BACKBONE.NAME', 'build_resnet_fpn_backbone', 'build_resnest_fpn_backbone'
-    )
     resnets = 'MODEL.RESNETS.'
-    package = 'resnest' in name  # whose own defaults are those of ResNeSt
+    package = 'resnest' in source['MODEL.BACKBONE.NAME']  # whose own defaults are those of ResNeSt
     radix = 2 if package and f'{resnets}RADIX' not in source.given else source[f'{resnets}RADIX']
     in_1x1 = source[f'{resnets}STRIDE_IN_1X1']
     if package and f'{resnets}STRIDE_IN_1X1' not in source.given:
@@ -386,7 +442,7 @@ def _backbone(source: Source, model: dict[str, Any]) -> None:
     backbone['norm_cfg'] = norm
     if norm['type'] != 'FrozenBN':
         backbone['norm_eval'] = False
-    if f'{resnets}SCALE' in source.given:
+    if source[f'{resnets}SCALE'] > 1:
         source.one_of(f'{resnets}STRIDE_IN_1X1', True)
         source.one_of(f'{resnets}NUM_GROUPS', 1)
         backbone.update(
@@ -423,10 +479,9 @@ def _backbone(source: Source, model: dict[str, Any]) -> None:
     if source['INPUT.FORMAT'] not in ('BGR', 'RGB'):
         raise source.error('INPUT.FORMAT', "'BGR' or 'RGB'")
     model['data_preprocessor']['bgr_to_rgb'] = source['INPUT.FORMAT'] == 'RGB'
-    _set_norm(model['neck'], _norm(source, 'MODEL.FPN.NORM'))
     backbone['init_cfg'] = None
     weights = source['MODEL.WEIGHTS']
-    if _BACKBONES.search(weights):
+    if is_backbone(weights):
         backbone['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
 
 
@@ -436,20 +491,21 @@ def _loss(beta: float, weight: float) -> dict[str, Any]:
     return dict(type='L1Loss', loss_weight=weight)
 
 
-def _anchors(source: Source, generator: dict[str, Any]) -> None:
+def _anchors(source: Source, generator: dict[str, Any], strides: tuple[int, ...]) -> None:
     sizes, ratios = (source[f'MODEL.ANCHOR_GENERATOR.{key}'] for key in ('SIZES', 'ASPECT_RATIOS'))
     if len(sizes) == 1:
-        sizes = sizes * len(_STRIDES)
+        sizes = sizes * len(strides)
     if len(ratios) != 1:
         raise source.error('MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS', 'one list for all levels')
-    if len(sizes) != len(_STRIDES) or not all(sizes):
-        raise source.error('MODEL.ANCHOR_GENERATOR.SIZES', f'one list or {len(_STRIDES)}')
+    if len(sizes) != len(strides) or not all(sizes):
+        raise source.error('MODEL.ANCHOR_GENERATOR.SIZES', f'one list or {len(strides)}')
+    generator['strides'] = list(strides)
     generator['ratios'] = list(ratios[0])
-    scales = {tuple(s / stride for s in level) for level, stride in zip(sizes, _STRIDES)}
+    scales = {tuple(s / stride for s in level) for level, stride in zip(sizes, strides)}
     if len(scales) == 1:
         generator['scales'] = [int(s) if s == int(s) else s for s in scales.pop()]
     elif len(set(sizes)) == 1:
-        generator.update(scales=list(sizes[0]), base_sizes=[1] * len(_STRIDES))
+        generator.update(scales=list(sizes[0]), base_sizes=[1] * len(strides))
     elif all(len(level) == 1 for level in sizes):
         generator.update(scales=[1], base_sizes=[level[0] for level in sizes])
     else:
@@ -458,9 +514,9 @@ def _anchors(source: Source, generator: dict[str, Any]) -> None:
         )
 
 
-def _heads(source: Source, model: dict[str, Any], cascade: bool) -> None:
+def _heads(source: Source, model: dict[str, Any], cascade: bool, maps: str) -> None:
     rpn, roi = model['rpn_head'], model['roi_head']
-    _anchors(source, rpn['anchor_generator'])
+    _anchors(source, rpn['anchor_generator'], _STRIDES if maps == 'FPN' else (16,))
     rpn['loss_bbox'] = _loss(
         source['MODEL.RPN.SMOOTH_L1_BETA'],
         source['MODEL.RPN.BBOX_REG_LOSS_WEIGHT'] * source['MODEL.RPN.LOSS_WEIGHT'],
@@ -473,7 +529,8 @@ def _heads(source: Source, model: dict[str, Any], cascade: bool) -> None:
     )
 
     box = 'MODEL.ROI_BOX_HEAD.'
-    source.one_of(f'{box}NAME', 'FastRCNNConvFCHead')
+    if maps != 'C4':
+        source.one_of(f'{box}NAME', 'FastRCNNConvFCHead')
     convs, linears = source[f'{box}NUM_CONV'], source[f'{box}NUM_FC']
     kind = {(0, 2): 'Shared2FCBBoxHead', (4, 1): 'Shared4Conv1FCBBoxHead'}.get((convs, linears))
     norm = _norm(source, f'{box}NORM')
@@ -500,12 +557,14 @@ def _heads(source: Source, model: dict[str, Any], cascade: bool) -> None:
             head.pop('conv_out_channels', None)
         else:
             head['conv_out_channels'] = source[f'{box}CONV_DIM']
+        head['fc_out_channels'] = source[f'{box}FC_DIM']
         head['type'] = kind or 'ConvFCBBoxHead'
         if kind is None:
             head.update(num_shared_convs=convs, num_shared_fcs=linears)
         _set_norm(head, norm if convs else None)
+        head['roi_feat_size'] = source[f'{box}POOLER_RESOLUTION']
         head['loss_bbox'] = loss
-        head['bbox_coder']['target_stds'] = _inverse(weight)
+        head['bbox_coder']['target_stds'] = inverse(weight)
         for threshold in ('pos_iou_thr', 'neg_iou_thr', 'min_pos_iou'):
             stage['assigner'][threshold] = overlap
 
@@ -518,8 +577,7 @@ def _heads(source: Source, model: dict[str, Any], cascade: bool) -> None:
         size = 2 * source['MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION']
         for stage in stages:
             stage['mask_size'] = size
-        if size != 28:
-            roi['mask_head']['roi_feat_size'] = size // 2
+        put(roi, 'mask_head.roi_feat_size', size // 2, add=size != 28)
     if 'semantic_head' in model:
         head = model['semantic_head']
         things = source['MODEL.ROI_HEADS.NUM_CLASSES']
@@ -658,7 +716,7 @@ def _test(source: Source, config: dict[str, Any]) -> None:
         number = source['TEST.PRECISE_BN.NUM_ITER']
         config['custom_hooks'] = [dict(type='PreciseBNHook', num_iters=number)]
     weights = source['MODEL.WEIGHTS']
-    if weights and not _BACKBONES.search(weights):
+    if weights and not is_backbone(weights):
         config['load_from'] = weights
     if source['TEST.AUG.ENABLED']:
         nms = dict(type='nms', iou_threshold=source['MODEL.ROI_HEADS.NMS_THRESH_TEST'])

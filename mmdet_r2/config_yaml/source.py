@@ -31,6 +31,11 @@ def to(*paths: str, via: Callable[[Any], Any] = lambda value: value) -> Set:
     return Set(paths, via)
 
 
+def inverse(weights: tuple[float, ...]) -> list[float]:
+    """Standard deviations for what they multiply deltas with."""
+    return [1 / weight for weight in weights]
+
+
 #: Rules of the other keys: read by name; only its default can be computed here; changes no number.
 READ, ONLY, FREE = 'read', 'only', 'free'
 
