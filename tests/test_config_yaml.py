@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -369,6 +371,20 @@ def nested(keys, base=None):
     return content
 
 
+@functools.cache
+def _shipped(name):
+    return load_config(name, check=False).to_dict()
+
+
+def shipped(name):
+    return copy.deepcopy(_shipped(name))
+
+
+@pytest.fixture(autouse=True)
+def _read_once(monkeypatch):
+    monkeypatch.setattr('mmdet_r2.config._shipped', shipped)
+
+
 @pytest.fixture
 def written(tmp_path):
     def write(keys, base=FPN, name='config.yaml'):
@@ -402,7 +418,7 @@ def differences(one, other, allowed=()):
 def test_a_file_of_detectron2_is_the_config_of_its_model(written, name):
     keys, allowed = DETECTRON2[name]
     config = load_config(written(keys))
-    assert differences(config, load_config(name), allowed) == {}
+    assert differences(config, shipped(name), allowed) == {}
     assert config.model.backbone.init_cfg.checkpoint == keys['MODEL.WEIGHTS']
 
 
@@ -410,7 +426,7 @@ def test_a_file_of_detectron2_is_the_config_of_its_model(written, name):
 def test_a_file_of_detectron2_is_our_model_but_for_the_recipe(written, name):
     base, keys, allowed = PLAIN_ROWS[name]
     config = load_config(written(keys, base))
-    assert differences(config, load_config(name), allowed) == {}
+    assert differences(config, shipped(name), allowed) == {}
 
 
 @pytest.mark.parametrize('name', BENCHMARK_ROWS)
@@ -419,7 +435,7 @@ def test_a_file_of_maskrcnn_benchmark_is_the_config_of_its_model(tmp_path, name)
     file = tmp_path / 'config.yaml'
     file.write_text(yaml.safe_dump(nested(keys, BENCHMARK)))
     config = load_config(file)
-    assert differences(config, load_config(name)) == {}
+    assert differences(config, shipped(name)) == {}
     assert config.model.backbone.init_cfg.checkpoint == keys['MODEL.WEIGHT']
 
 
@@ -447,19 +463,8 @@ BENCHMARK_VARIANTS = (
         'MODEL.BACKBONE.CONV_BODY': 'R-50-FPN',
         'MODEL.RESNETS.STAGE_WITH_DCN': '(False, True, True, True)',
         'MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR': 'FPNXconv1fcFeatureExtractor',
-        # the newer name is asked for first
-        'MODEL.RESNETS.BACKBONE_OUT_CHANNELS': 128,
     },
 )
-
-
-@functools.cache
-def _shipped(name):
-    return load_config(name, check=False).to_dict()
-
-
-def shipped(name):
-    return copy.deepcopy(_shipped(name))
 
 
 def other(value):
@@ -470,7 +475,7 @@ def other(value):
         return not value
     if isinstance(value, tuple):
         return tuple(other(item) for item in value)
-    return 'x' if isinstance(value, str) else value + 3
+    return 'x' if isinstance(value, str) else value + 3 if value < 100 else value // 2
 
 
 @pytest.mark.parametrize(
@@ -490,15 +495,180 @@ def test_every_key_changes_the_config_or_is_refused_by_name(project, base, varia
         if rule == FREE:
             continue
         heard = False
-        for keys, without in zip(variants, plain):
+        # the default, too: some variant has another value
+        for (keys, without), value in product(zip(variants, plain), (other(default), default)):
             try:
-                heard |= translated({**keys, key: other(default)}) != without
+                heard |= translated({**keys, key: value}) != without
             except ConfigError as error:
                 named = str(error).removeprefix('x.yaml: ').split()[0]
                 assert named == key if rule == ONLY else named in project.TABLE
                 heard = True
             else:
-                assert rule != ONLY
+                assert rule != ONLY or value == default
         if not heard:
             silent.append(key)
-    assert silent == []
+    # by the name that files have had since, the base sets it
+    assert silent == (['MODEL.BACKBONE.OUT_CHANNELS'] if project is maskrcnn_benchmark else [])
+
+
+SETTINGS = {
+    'weights of a detector': (
+        {'MODEL.WEIGHTS': 'output/model_final.pth'},
+        {'load_from': 'output/model_final.pth', 'model.backbone.init_cfg': None},
+    ),
+    'mixed precision': (
+        {'SOLVER.AMP.ENABLED': True},
+        {'optim_wrapper.type': 'AmpOptimWrapper'},
+    ),
+    'clipping of values': (
+        {'SOLVER.CLIP_GRADIENTS.ENABLED': True, 'SOLVER.CLIP_GRADIENTS.CLIP_VALUE': 2.0},
+        {'optim_wrapper.clip_grad.type': 'value', 'optim_wrapper.clip_grad.clip_value': 2.0},
+    ),
+    'clipping of the norm': (
+        {
+            'SOLVER.CLIP_GRADIENTS.ENABLED': True,
+            'SOLVER.CLIP_GRADIENTS.CLIP_TYPE': 'full_model',
+        },
+        {'optim_wrapper.clip_grad.max_norm': 1.0, 'optim_wrapper.clip_grad.norm_type': 2.0},
+    ),
+    'a small batch': (
+        {'SOLVER.IMS_PER_BATCH': 2, 'SOLVER.BASE_LR': 0.0025},
+        {
+            'train_dataloader.batch_size': 2,
+            'auto_scale_lr.base_batch_size': 2,
+            'optim_wrapper.optimizer.lr': 0.0025,
+        },
+    ),
+    'a stated number of GPUs': (
+        {'SOLVER.REFERENCE_WORLD_SIZE': 4},
+        {'train_dataloader.batch_size': 4},
+    ),
+    'warm-up and steps': (
+        {
+            'SOLVER.WARMUP_ITERS': 100,
+            'SOLVER.WARMUP_FACTOR': '1e-2',
+            'SOLVER.STEPS': '(70, 90)',
+            'SOLVER.GAMMA': 0.5,
+            'SOLVER.MAX_ITER': 200,
+        },
+        {
+            'param_scheduler.0.start_factor': 0.01,
+            'param_scheduler.0.end': 101,
+            'param_scheduler.1.milestones': [70, 90],
+            'param_scheduler.1.gamma': 0.5,
+            'param_scheduler.1.end': 200,
+            'train_cfg.max_iters': 200,
+        },
+    ),
+    'masks as bitmaps, flips up and down': (
+        {**MASK, 'INPUT.MASK_FORMAT': 'bitmask', 'INPUT.RANDOM_FLIP': 'vertical'},
+        {
+            'train_dataloader.dataset.pipeline.1.poly2mask': True,
+            'train_dataloader.dataset.pipeline.3.direction': 'vertical',
+        },
+    ),
+    'two data sets': (
+        {'DATASETS.TRAIN': '("coco_2014_train", "coco_2014_valminusminival")'},
+        {
+            'train_dataloader.dataset.type': 'ConcatDataset',
+            'train_dataloader.dataset.datasets.1.ann_file': (
+                'annotations/instances_valminusminival2014.json'
+            ),
+            'train_dataloader.dataset.datasets.1.data_prefix.img': 'val2014/',
+        },
+    ),
+    'a test image as it is': (
+        {'INPUT.MIN_SIZE_TEST': 0},
+        {'test_dataloader.dataset.pipeline.1.type': 'LoadAnnotations'},
+    ),
+    'views': (
+        {'TEST.AUG.ENABLED': True, 'TEST.AUG.MIN_SIZES': '(500,)', 'TEST.AUG.FLIP': False},
+        {
+            'tta_pipeline.1.transforms.0.0.scale': 500,
+            'tta_pipeline.1.transforms.1.0.prob': 0.0,
+            'tta_pipeline.1.transforms.1.1.prob': None,
+        },
+    ),
+    'anchors of other sizes': (
+        {'MODEL.ANCHOR_GENERATOR.SIZES': [[16], [64], [128], [256], [512]]},
+        {
+            'model.rpn_head.anchor_generator.scales': [1],
+            'model.rpn_head.anchor_generator.base_sizes': [16, 64, 128, 256, 512],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize('name', SETTINGS)
+def test_settings_have_their_places(written, name):
+    keys, expected = SETTINGS[name]
+    values = flatten(load_config(written({**MSRA, **keys})))
+    assert {key: values.get(key) for key in expected} == expected
+
+
+def test_a_dump_of_all_settings_is_the_same_config(written):
+    """detectron2 writes one beside its checkpoints, with the keys of models of other kinds."""
+    keys = {**MSRA, **MASK}
+    given = read_chain(Path('x.yaml'), FPN)
+    dump = {key: default for key, (default, _) in detectron2.TABLE.items() if default is not None}
+    dump |= {**given, **keys, 'MODEL.RETINANET.NUM_CONVS': 4, 'SOLVER.WEIGHT_DECAY_BIAS': 0.0001}
+    dump = {key: list(v) if isinstance(v, tuple) else v for key, v in dump.items()}
+    # what it has of its own there, and ours elsewhere
+    own = ('work_dir', 'default_hooks.checkpoint.interval')
+    workers = tuple(f'{name}_dataloader.num_workers' for name in ('train', 'val', 'test'))
+    one, two = load_config(written(keys)), load_config(written(json.loads(json.dumps(dump))))
+    assert differences(one, two, (*own, *workers)) == {}
+
+
+@pytest.mark.parametrize(
+    ('keys', 'named'),
+    [
+        ({'MODEL.RPN.POST_NMS_TOPK': 1}, 'MODEL.RPN.POST_NMS_TOPK'),
+        ({'MODEL.META_ARCHITECTURE': 'RetinaNet'}, 'MODEL.META_ARCHITECTURE'),
+        ({'MODEL.KEYPOINT_ON': True}, 'MODEL.KEYPOINT_ON'),
+        ({'SOLVER.MAX_ITER': 'many'}, 'SOLVER.MAX_ITER'),
+        ({'SOLVER.STEPS': '(1, "x")'}, 'SOLVER.STEPS'),
+        ({'MODEL.MASK_ON': 1}, 'MODEL.MASK_ON'),
+        ({'DATASETS.TEST': '()'}, 'DATASETS.TEST'),
+        ({'SOLVER.STEPS': '(' * 90}, 'SOLVER.STEPS'),
+        ({'SOLVER.MAX_ITER': '__import__("os").getpid()'}, 'SOLVER.MAX_ITER'),
+    ],
+)
+def test_what_cannot_be_taken_over_is_named(written, keys, named):
+    file = written(keys)
+    with pytest.raises(ConfigError, match=f'config.yaml.*{named}'):
+        load_config(file)
+
+
+def test_a_base_that_is_missing_leads_back_or_runs_something(tmp_path):
+    file = tmp_path / 'config.yaml'
+    for base in ('nothing.yaml', 'config.yaml'):
+        file.write_text(f'_BASE_: {base}\n')
+        with pytest.raises(ConfigError, match=base):
+            load_config(file)
+    (tmp_path / 'base.yaml').write_text('MODEL: !!python/object/apply:os.getcwd []\n')
+    file.write_text('_BASE_: base.yaml\n')
+    with pytest.raises(ConfigError, match=r'base\.yaml'):
+        load_config(file)
+
+
+def test_a_data_set_that_code_registers_has_a_place_to_fill_in(written, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        'mmdet_r2.config_yaml.source.print_log', lambda message, *_: said.append(message)
+    )
+    config = load_config(written({**MSRA, 'DATASETS.TRAIN': '("my_cells",)'}))
+    assert config.train_dataloader.dataset.ann_file == 'annotations/my_cells.json'
+    assert 'my_cells' in said[0] and 'train_dataloader.dataset.ann_file' in said[0]
+
+
+def test_a_config_written_as_python_is_the_same(written, tmp_path):
+    config = load_config(written({**MSRA, **CASCADE, **MASK}))
+    config.dump(tmp_path / 'config.py')
+    assert load_config(tmp_path / 'config.py').to_dict() == config.to_dict()
+
+
+def test_our_own_yaml_is_read_as_before(tmp_path):
+    file = tmp_path / 'mine.yaml'
+    file.write_text('load_from: model.pth\n')
+    assert load_config(file).load_from == 'model.pth'
