@@ -393,6 +393,11 @@ def _config_files(path: Path, above: tuple[str, ...]) -> ConfigFile:
                 f'{where}: _base_ {base!r} is in the pure-Python style, which is inherited with '
                 f'"with read_base(): from .{target.stem} import *"'
             )
+        if is_theirs(inherited.content):
+            raise ConfigError(
+                f'{where}: _base_ {base!r} is in the style of detectron2; inherit from what '
+                f'"mmdet-r2 config {target} --save FILE.py" writes'
+            )
         file.bases = [*file.bases, inherited]
     return file
 

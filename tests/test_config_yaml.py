@@ -668,6 +668,14 @@ def test_a_config_written_as_python_is_the_same(written, tmp_path):
     assert load_config(tmp_path / 'config.py').to_dict() == config.to_dict()
 
 
+def test_a_config_of_ours_does_not_inherit_theirs_unseen(written, tmp_path):
+    written(MSRA)
+    file = tmp_path / 'mine.py'
+    file.write_text("_base_ = 'config.yaml'\n")
+    with pytest.raises(ConfigError, match=r'mine\.py:1.*config\.yaml.*--save'):
+        load_config(file)
+
+
 def test_our_own_yaml_is_read_as_before(tmp_path):
     file = tmp_path / 'mine.yaml'
     file.write_text('load_from: model.pth\n')
