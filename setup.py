@@ -47,7 +47,8 @@ class BuildWithConfigs(build_py):
                 shutil.copy(source, target / name)
 
 
-EXTRAS = {name: requirements(name) for name in ('tests', 'docs', 'web', 'optional')}
+FEATURES = {name: requirements(name) for name in ('vision', 'web', 'track')}
+EVERY_FEATURE = [line for lines in FEATURES.values() for line in lines]
 
 setup(
     name='mmdet_r2',
@@ -62,7 +63,13 @@ setup(
     package_data={'mmdet_r2': ['py.typed']},
     python_requires='>=3.10',
     install_requires=requirements('runtime'),
-    extras_require={**EXTRAS, 'all': sorted({x for lines in EXTRAS.values() for x in lines})},
+    extras_require={
+        **FEATURES,
+        'all': EVERY_FEATURE,
+        'optional': EVERY_FEATURE,  # its earlier name
+        'tests': requirements('tests'),
+        'docs': requirements('docs'),
+    },
     entry_points={'console_scripts': ['mmdet-r2 = mmdet_r2.cli:main']},
     cmdclass={'build_py': BuildWithConfigs},
     zip_safe=False,

@@ -141,8 +141,6 @@ def test_what_cannot_be_timed(run: Run, mode, options):
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_a_published_file_detects_what_the_checkpoint_does(run: Run, tmp_path, suffix):
-    if suffix == '.safetensors':
-        pytest.importorskip('safetensors')
     printed = tool(PUBLISH, run.checkpoint, tmp_path / f'sub/small{suffix}')
     (file,) = (tmp_path / 'sub').iterdir()
     assert str(file) in printed

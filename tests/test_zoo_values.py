@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from mmdet_r2.errors import CheckpointError
@@ -161,14 +162,13 @@ def test_no_weights(content: Any, expected: str, tmp_path: Path) -> None:
 
 
 def test_safetensors(tmp_path: Path) -> None:
-    save = pytest.importorskip('safetensors.torch').save_file
     path = tmp_path / 'a.safetensors'
     for meta in ('[1]', '{"classes": 5}', '[' * 100_000, '{'):
-        save(dict(WEIGHTS), path, metadata=dict(meta=meta))
+        save_file(dict(WEIGHTS), path, metadata=dict(meta=meta))
         with pytest.raises(CheckpointError, match=r'a\.safetensors') as error:
             load_checkpoint(model(), path)
         assert '\n' not in str(error.value)
-    save({**WEIGHTS, '0.weight': torch.full((4, 3, 3, 3), float('nan'))}, path)
+    save_file({**WEIGHTS, '0.weight': torch.full((4, 3, 3, 3), float('nan'))}, path)
     with pytest.raises(CheckpointError, match=r'a\.safetensors.*0\.weight'):
         load_checkpoint(model(), path)
     content = path.read_bytes()

@@ -482,7 +482,7 @@ def main() -> None:
         '--extras',
         default='',
         metavar='A,B',
-        help='requirements/*.txt to add: tests, docs, optional',
+        help='requirements/*.txt to add: tests, docs, vision, web, track',
     )
     parser.add_argument(
         '--jobs',

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..engine.checkpoint import write_atomically
@@ -105,13 +106,6 @@ def _public(meta: Any) -> dict[str, Any]:
 
 
 def _write_safetensors(content: dict[str, Any], path: Path) -> None:
-    try:
-        from safetensors.torch import save_file
-    except ImportError:
-        raise ConfigError(
-            f'{path.suffix} files need a package that is not installed; run '
-            '`pip install safetensors`, or write a .pth file.'
-        ) from None
     others = [key for key in content if key not in ('meta', 'state_dict')]
     if others:
         raise ConfigError(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
 from ..pickles import Damaged, Name, Reader, Refused, Unfinished, read_pickle
@@ -133,13 +134,6 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> None:
 def _read_safetensors(path: Path, device: str | torch.device) -> dict[str, Any]:
     """``state_dict``, and ``meta`` where the file has one (``tools/model_converters/
     publish_model.py`` writes it, as JSON)."""
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise CheckpointError(
-            f'{path}: reading it needs a package that is not installed; run '
-            '`pip install safetensors`.'
-        ) from None
     try:
         with safe_open(path, framework='pt', device=str(device)) as file:
             texts = file.metadata() or {}
