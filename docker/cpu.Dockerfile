@@ -1,5 +1,5 @@
-# docker build -f docker/cpu.Dockerfile -t mmdet-r2 .
-# docker run --rm -v "$PWD:/work" mmdet-r2 predict photo.jpg MODEL --out-dir pictures
+# docker build -f docker/cpu.Dockerfile -t mmdet_r2 .
+# docker run --rm -v "$PWD:/work" mmdet_r2 predict photo.jpg MODEL --out-dir pictures
 FROM python:3.11-slim
 COPY . /src
 # libGL and GLib are OpenCV's

@@ -1,5 +1,5 @@
-# docker build -f docker/cuda.Dockerfile -t mmdet-r2:cuda .
-# docker run --rm --gpus all --shm-size 8g -v "$PWD:/work" mmdet-r2:cuda train CONFIG
+# docker build -f docker/cuda.Dockerfile -t mmdet_r2:cuda .
+# docker run --rm --gpus all --shm-size 8g -v "$PWD:/work" mmdet_r2:cuda train CONFIG
 # Operators are torchvision's; nothing is compiled.
 FROM python:3.11-slim
 COPY . /src
