@@ -74,7 +74,7 @@ def implementation(request, monkeypatch):
     is_ours = request.param == 'ours'
     if not is_ours:
         pytest.importorskip('mmcv._ext')
-    monkeypatch.setattr('mmdet_r2.models.backbones.deform._is_ours', lambda x: is_ours)
+    monkeypatch.setattr('mmdet_r2.ops.deformable._is_ours', lambda x: is_ours)
     return request.param
 
 
@@ -142,9 +142,7 @@ def test_maps_smaller_than_the_kernel(kind, size, stride, monkeypatch):
     x = torch.randn(2, 4, *size, dtype=torch.float64)
     found = []
     for is_ours in (True, False):
-        monkeypatch.setattr(
-            'mmdet_r2.models.backbones.deform._is_ours', lambda x, answer=is_ours: answer
-        )
+        monkeypatch.setattr('mmdet_r2.ops.deformable._is_ours', lambda x, answer=is_ours: answer)
         found.append(layer(x))
     assert torch.allclose(*found, atol=1e-12)
 
@@ -284,9 +282,7 @@ def test_no_image_needs_no_kernel_and_gives_every_parameter_a_gradient(
 ) -> None:
     """mmcv's kernels divide by the number of images, and CUDA's refuse to start for none."""
     layer = deform_conv(kind, 4, 6, padding=1, stride=2)
-    from mmdet_r2.models.backbones import deform
-
-    monkeypatch.setattr(deform, 'deform_conv_cpu', None)
+    monkeypatch.setattr('mmdet_r2.ops.deformable.deform_conv_cpu', None)
     x = torch.zeros(0, 4, 9, 7, dtype=torch.float64, requires_grad=True)
     out = layer(x)
     assert out.shape == (0, 6, 5, 4) and out.dtype == x.dtype

@@ -71,7 +71,7 @@ def test_missing_operators_name_the_command_that_builds_them(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(f'No module named {name!r}')
 
-    monkeypatch.setattr(ops.importlib, 'import_module', missing)
+    monkeypatch.setattr(ops.backends.importlib, 'import_module', missing)
     ops.backend.cache_clear()
     try:
         with pytest.raises(RuntimeError, match=r'tools/install\.py --operators.*mmcv\._ext'):
@@ -85,7 +85,7 @@ def test_operators_compiled_without_cuda_do_not_serve_a_gpu(monkeypatch):
     class Extension:
         get_compiling_cuda_version = staticmethod(lambda: 'not available')
 
-    monkeypatch.setattr(ops.importlib, 'import_module', lambda name: Extension)
+    monkeypatch.setattr(ops.backends.importlib, 'import_module', lambda name: Extension)
     ops.backend.cache_clear()
     try:
         assert (ops.backend('cpu'), ops.backend('cuda')) == ('mmcv', 'torchvision')

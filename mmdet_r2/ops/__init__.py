@@ -1,56 +1,22 @@
-"""Operators on boxes: NMS and RoIAlign (deformable convolutions are layers built by name).
+"""Operators: NMS, pooling of RoIs, deformable convolution.
 
 On the CPU they are our own, in torch and numpy, and need nothing compiled. On a GPU mmcv's compiled
 operators are used where they are there, else torchvision's; with neither, importing works and the
 first use says which command repairs it.
 """
 
-import functools
-import importlib
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
+from mmdet_r2.ops.backends import backend
+from mmdet_r2.ops.deformable import Pair, deform_conv_now
+from mmdet_r2.ops.library import register
 from mmdet_r2.ops.nms_torch import nms_torch, soft_nms_numpy
 from mmdet_r2.ops.roi_align_cpu import roi_align_cpu
+from mmdet_r2.ops.roi_pool_torch import deform_roi_pool_torch, roi_pool_torch
 
 # More boxes than this are suppressed group by group on the CPU.
 _SPLIT = 2000
-
-
-@functools.cache
-def backend(device: str = 'cpu') -> str:
-    """Which library has compiled operators for ``device`` ('cpu', 'cuda'): 'mmcv', 'torchvision'
-    or, on the CPU, where none is needed, 'torch'.
-
-    Raises:
-        RuntimeError: a GPU, and neither has them; the message names the command that builds them
-            and why each is not usable.
-    """
-    reasons = []
-    for name, probe in (('mmcv', 'mmcv._ext'), ('torchvision', 'torchvision.ops')):
-        try:
-            module = importlib.import_module(probe)
-        except Exception as error:  # a broken binary raises OSError, RuntimeError, ...
-            reasons.append(f'{probe}: {error}')
-            continue
-        if name == 'mmcv' and device == 'cuda' and not _has_cuda(module):
-            reasons.append(f'{probe}: built without CUDA')
-            continue
-        return name
-    if device == 'cpu':
-        return 'torch'
-    raise RuntimeError(
-        f'there are no compiled operators for {device}: install torchvision, or run `python '
-        'tools/install.py --operators`, which builds those of mmcv against the installed torch '
-        f'({"; ".join(reasons)}).'
-    )
-
-
-def _has_cuda(extension: ModuleType) -> bool:
-    """Whether mmcv's extension was compiled with CUDA."""
-    return 'not' not in extension.get_compiling_cuda_version()
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
@@ -173,7 +139,7 @@ def _grouped_nms(
 def roi_align(
     feature: Tensor,
     rois: Tensor,
-    output_size: tuple[int, int],
+    output_size: Pair,
     spatial_scale: float,
     sampling_ratio: int = 0,
     aligned: bool = True,
@@ -195,6 +161,22 @@ def roi_align(
         end_offset: 1, with ``aligned=False``, is the legacy grid of mmdetection 1.x: RoIs end one
             input pixel later, and may be smaller than a cell.
     """
+    arguments = (sampling_ratio, aligned, average, end_offset)
+    if torch.compiler.is_compiling():
+        return torch.ops.mmdet_r2.roi_align(feature, rois, output_size, spatial_scale, *arguments)
+    return _roi_align(feature, rois, output_size, spatial_scale, *arguments)
+
+
+def _roi_align(
+    feature: Tensor,
+    rois: Tensor,
+    output_size: Pair,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    average: int,
+    end_offset: int,
+) -> Tensor:
     dtype = feature.dtype
     if not len(rois):
         # CUDA kernels refuse to start for nothing. Empty, but of the feature's graph: a level
@@ -230,3 +212,133 @@ def roi_align(
     if average > 1:
         pooled = torch.nn.functional.avg_pool2d(pooled, average)
     return pooled.to(dtype)
+
+
+def roi_pool(feature: Tensor, rois: Tensor, output_size: Pair, spatial_scale: float) -> Tensor:
+    """RoI max pooling (https://arxiv.org/abs/1504.08083): (B, C, H, W), (R, 5) -> (R, C, h, w).
+
+    Args:
+        rois, spatial_scale: as for :func:`roi_align`. Bins end at whole cells, outwards, and RoIs
+            one input pixel later than they say; a bin without cells is 0.
+    """
+    if torch.compiler.is_compiling():
+        return torch.ops.mmdet_r2.roi_pool(feature, rois, output_size, spatial_scale)
+    return _roi_pool(feature, rois, output_size, spatial_scale)
+
+
+def _roi_pool(feature: Tensor, rois: Tensor, output_size: Pair, spatial_scale: float) -> Tensor:
+    if feature.device.type == 'cuda' and backend('cuda') == 'mmcv':
+        from mmcv.ops import roi_pool as mmcv_roi_pool
+
+        return mmcv_roi_pool(feature.contiguous(), rois.to(feature), output_size, spatial_scale)
+    return roi_pool_torch(feature, rois, output_size, spatial_scale)
+
+
+def deform_roi_pool(
+    feature: Tensor,
+    rois: Tensor,
+    offset: Tensor,
+    output_size: Pair,
+    spatial_scale: float,
+    sampling_ratio: int = 0,
+    gamma: float = 0.1,
+) -> Tensor:
+    """RoIAlign whose cells move (https://arxiv.org/abs/1703.06211, section 2.2): (B, C, H, W),
+    (R, 5) -> (R, C, h, w). At least one RoI.
+
+    Args:
+        rois, spatial_scale, sampling_ratio: as for :func:`roi_align`.
+        offset: (R, 2, h, w), x before y, in ``gamma`` times the RoI's sides.
+    """
+    arguments = (offset, output_size, spatial_scale, sampling_ratio, gamma)
+    if torch.compiler.is_compiling():
+        return torch.ops.mmdet_r2.deform_roi_pool(feature, rois, *arguments)
+    return _deform_roi_pool(feature, rois, *arguments)
+
+
+def _deform_roi_pool(
+    feature: Tensor,
+    rois: Tensor,
+    offset: Tensor,
+    output_size: Pair,
+    spatial_scale: float,
+    sampling_ratio: int,
+    gamma: float,
+) -> Tensor:
+    arguments = (offset, output_size, spatial_scale, sampling_ratio, gamma)
+    if feature.device.type == 'cuda' and backend('cuda') == 'mmcv':
+        from mmcv.ops import deform_roi_pool as mmcv_deform_roi_pool
+
+        return mmcv_deform_roi_pool(feature.contiguous(), rois.to(feature), *arguments)
+    return deform_roi_pool_torch(feature, rois, *arguments)
+
+
+def deform_conv(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    deform_groups: int = 1,
+    im2col_step: int = 32,
+) -> Tensor:
+    """Deformable convolution, v2 if there is a mask: (B, C, H, W) -> (B, O, Y, X), in the offset's
+    dtype.
+
+    Args:
+        offset: (B, G*K*2, Y, X) in cells, y before x, for K kernel points and G ``deform_groups``;
+            the input is zero outside the map.
+        mask: (B, G*K, Y, X) factors of the samples.
+        weight: (O, C / groups, kernel height, kernel width); bias: (O,).
+        im2col_step: images at a time in mmcv's kernels without mask.
+    """
+    arguments = (stride, padding, dilation, groups, deform_groups, im2col_step)
+    if torch.compiler.is_compiling():
+        return torch.ops.mmdet_r2.deform_conv(x, offset, mask, weight, bias, *arguments)
+    return deform_conv_now(x, offset, mask, weight, bias, *arguments)
+
+
+def _empty_pool(feature: Tensor, rois: Tensor, output_size: Pair, average: int = 1) -> Tensor:
+    height, width = (side // average for side in output_size)
+    return feature.new_empty(rois.shape[0], feature.shape[1], height, width)
+
+
+register(
+    'roi_align',
+    'Tensor feature, Tensor rois, SymInt[2] output_size, float spatial_scale, int sampling_ratio, '
+    'bool aligned, int average, int end_offset',
+    _roi_align,
+    lambda feature, rois, size, scale, ratio, aligned, average, end: _empty_pool(
+        feature, rois, size, average
+    ),
+    differentiable=(0,),
+)
+register(
+    'roi_pool',
+    'Tensor feature, Tensor rois, SymInt[2] output_size, float spatial_scale',
+    _roi_pool,
+    lambda feature, rois, size, scale: _empty_pool(feature, rois, size),
+    differentiable=(0,),
+)
+register(
+    'deform_roi_pool',
+    'Tensor feature, Tensor rois, Tensor offset, SymInt[2] output_size, float spatial_scale, '
+    'int sampling_ratio, float gamma',
+    _deform_roi_pool,
+    lambda feature, rois, offset, size, *_: _empty_pool(feature, rois, size),
+    differentiable=(0, 2),
+)
+register(
+    'deform_conv',
+    'Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, int[2] stride, '
+    'int[2] padding, int[2] dilation, int groups, int deform_groups, int im2col_step',
+    deform_conv_now,
+    lambda x, offset, mask, weight, *_: offset.new_empty(
+        x.shape[0], weight.shape[0], *offset.shape[2:]
+    ),
+    differentiable=(0, 1, 2, 3, 4),
+)

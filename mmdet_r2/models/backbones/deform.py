@@ -1,103 +1,31 @@
-"""Deformable convolutions: our own computation on the CPU, mmcv's kernels on a GPU.
-
-Papers: https://arxiv.org/abs/1703.06211 (DCN), https://arxiv.org/abs/1811.11168 (DCNv2).
-
-mmcv's kernels read tensors as contiguous whatever their strides are, know no bfloat16, and take
-tens of times longer than necessary on the CPU.
+"""Layers of deformable convolution, ``DCN`` and ``DCNv2`` in configs; see
+:mod:`mmdet_r2.ops.deformable` for how they are computed.
 """
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdet_r2 import ops
 from mmdet_r2.errors import ConfigError
-from mmdet_r2.ops.deform_conv_cpu import deform_conv_cpu
-
-
-def _is_ours(x: Tensor) -> bool:
-    return x.device.type == 'cpu'
-
-
-def _cast(x: Tensor, *others: Tensor | None) -> list:
-    """The tensors in a type that the operators compute in: float32 instead of a low one."""
-    low = x.dtype == torch.bfloat16 or (x.device.type == 'cpu' and x.dtype == torch.float16)
-    dtype = torch.float32 if low else x.dtype
-    return [None if tensor is None else tensor.to(dtype) for tensor in (x, *others)]
-
-
-def _of_nothing(
-    x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple
-) -> Tensor:
-    """(0, O, Y, X) of no images, which mmcv's kernels refuse; every input has its part in it."""
-    stride, padding, dilation, groups, _ = sizes
-    x, weight, bias = (None if t is None else t.float() for t in (x, weight, bias))
-    return F.conv2d(x, weight, bias, stride, padding, dilation, groups) + offset.float().sum()
 
 
 # Wrapped: a traced graph of the backbone holds these calls, not what is inside. For the same reason
 # sizes are passed as plain numbers: (stride, padding, dilation, groups, deform_groups).
 @torch.fx.wrap
 def _deform(x: Tensor, offset: Tensor, weight: Tensor, sizes: tuple, im2col_step: int) -> Tensor:
-    dtype = offset.dtype  # under autocast that of the convolution, not of x
-    if not len(x):
-        return _of_nothing(x, offset, weight, None, sizes).to(dtype)
-    offset, x, weight = _cast(offset, x, weight)
-    if _is_ours(x):
-        return deform_conv_cpu(x, offset, None, weight, None, *sizes).to(dtype)
-    if ops.backend(x.device.type) == 'torchvision':
-        return _torchvision(x, offset, None, weight, None, sizes).to(dtype)
-    from mmcv.ops import deform_conv2d
-
-    height, width = offset.shape[-2:]
-    missing = [max(k - size, 0) for k, size in zip(weight.shape[2:], x.shape[2:])]
-    if any(missing):
-        # The kernel refuses maps smaller than itself. What lies outside a map counts as zero, so
-        # zeros may be appended; the outputs and offsets that belong to them are of no interest.
-        x = F.pad(x, (0, missing[1], 0, missing[0]))
-        offset = F.pad(offset, (0, missing[1], 0, missing[0]))
-        stride = sizes[0]
-        rows, columns = (-(-size // s) for size, s in zip(x.shape[2:], stride))
-        offset = offset[:, :, :rows, :columns]
-    tensors = (x.contiguous(), offset.contiguous(), weight.contiguous())
-    out = deform_conv2d(*tensors, *sizes, False, im2col_step)
-    return out[:, :, :height, :width].to(dtype)
+    return ops.deform_conv(x, offset, None, weight, None, *sizes, im2col_step)
 
 
 @torch.fx.wrap
 def _modulated_deform(
     x: Tensor, out: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple
 ) -> Tensor:
-    dtype = out.dtype
-    if not len(x):
-        return _of_nothing(x, out, weight, bias, sizes).to(dtype)
-    out, x, weight, bias = _cast(out, x, weight, bias)
     # (B, 3*G*9, H, W): y and x offsets interleaved in the first two thirds, then the mask
-    cut = out.shape[1] // 3 * 2
-    offset, mask = out[:, :cut], out[:, cut:].sigmoid()
-    if _is_ours(x):
-        return deform_conv_cpu(x, offset, mask, weight, bias, *sizes).to(dtype)
-    if ops.backend(x.device.type) == 'torchvision':
-        return _torchvision(x, offset, mask, weight, bias, sizes).to(dtype)
-    from mmcv.ops import modulated_deform_conv2d
-
-    tensors = (x.contiguous(), offset.contiguous(), mask.contiguous(), weight.contiguous())
-    return modulated_deform_conv2d(*tensors, bias, *sizes).to(dtype)
-
-
-def _torchvision(
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    sizes: tuple,
-) -> Tensor:
-    from torchvision.ops import deform_conv2d
-
-    return deform_conv2d(x, offset, weight, bias, *sizes[:3], mask)
+    offset, logits = out.tensor_split([out.shape[1] // 3 * 2], 1)
+    mask = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
+    return ops.deform_conv(x, offset, mask, weight, bias, *sizes)
 
 
 class _DeformConv(nn.Module):
