@@ -160,9 +160,6 @@ OPS = {
     'rpn.nms': 'iou_threshold offset',
     'rpn_proposal.nms': 'iou_threshold offset',
     'soft_nms': 'iou_threshold sigma min_score method offset class_agnostic',
-    'RoIAlign': 'output_size spatial_scale sampling_ratio pool_mode aligned use_torchvision '
-    'end_offset',
-    'RoIPool': 'output_size spatial_scale',
     'DCN': 'deform_groups offset_groups groups im2col_step fallback_on_stride stride padding '
     'dilation bias',
     'DCNv2': 'deform_groups offset_groups groups im2col_step fallback_on_stride stride padding '
@@ -171,7 +168,7 @@ OPS = {
 
 #: Parameters without default that a component's parent gives, by role.
 GIVEN = {
-    'model': 'module num_features num_channels',
+    'model': 'module num_features num_channels spatial_scale',
     'data_sampler': 'dataset sampler batch_size',
     'optimizer': 'params defaults',
     'scheduler': 'optimizer param_name',
@@ -188,7 +185,6 @@ REQUIRED = {
     'test_dataloader': 'dataset',
     'train_cfg.rpn': 'assigner',
     'train_cfg.rcnn': 'assigner sampler',
-    'RoIAlign': 'output_size',
     'Resize': 'scale|scale_factor',
     'RandomFlip': 'prob',
     'GN': 'num_groups',

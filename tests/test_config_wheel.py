@@ -47,8 +47,6 @@ LACKING = {
     'pascal_voc/ssd300_voc0712': 'SingleStageDetector',
     'pascal_voc/ssd512_voc0712': 'SingleStageDetector',
 }
-#: Of C4 models, proposals from files and deformable pooling: expected to fail until those are here.
-AWAITED = ('dpool',)
 HASHES: dict[str, str] = json.loads(
     (Path(__file__).parent / 'data' / 'peer_configs.json').read_text()
 )
@@ -120,12 +118,7 @@ def test_loads_and_builds(name: str, peer_configs: Path) -> None:
         with pytest.raises(ConfigError, match=LACKING[name]):
             load_config(path)
         return
-    try:
-        config = load_config(path)
-    except ConfigError as error:
-        if any(part in name for part in AWAITED):
-            pytest.xfail(str(error))
-        raise
+    config = load_config(path)
     without_weights(config.model)
     init_scope()
     with torch.device('meta'):

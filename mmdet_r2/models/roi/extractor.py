@@ -5,9 +5,8 @@ equation 1).
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmdet_r2 import ops
 from mmdet_r2.errors import ConfigError
 from mmdet_r2.registry import MODELS
 from mmdet_r2.structures.boxes import box_area, check_offset
@@ -15,12 +14,11 @@ from mmdet_r2.structures.boxes import box_area, check_offset
 
 @MODELS.register_module()
 class SingleRoIExtractor(BaseModule):
-    """RoIAlign on one level per RoI.
+    """One level per RoI, pooled there.
 
     Args:
-        roi_layer: ``dict(type='RoIAlign', output_size=7, sampling_ratio=0, aligned=True)``;
-            ``aligned=False`` is the grid of the older lineages: maskrcnn-benchmark's, and with
-            ``end_offset=1`` that of mmdetection 1.x (see :func:`mmdet_r2.ops.roi_align`).
+        roi_layer: ``dict(type='RoIAlign', output_size=7, sampling_ratio=0, aligned=True)``, or
+            another of :mod:`mmdet_r2.models.roi.layers`; each level has its own.
         out_channels: channels of the pyramid.
         featmap_strides: input pixels per cell, finest level first.
         finest_scale: RoIs of this scale (sqrt of area) or less go to the finest level; each
@@ -38,28 +36,13 @@ class SingleRoIExtractor(BaseModule):
         offset: int = 0,
     ) -> None:
         super().__init__(init_cfg)
-        layer = dict(roi_layer)
-        kind = layer.pop('type')
-        if kind != 'RoIAlign':
-            raise ConfigError(f'roi_layer.type={kind!r}: only RoIAlign is implemented')
-        size = layer.pop('output_size')
-        self.output_size = (size, size) if isinstance(size, int) else tuple(size)
-        self.sampling_ratio = layer.pop('sampling_ratio', 0)
-        self.aligned = layer.pop('aligned', True)
         self.offset = check_offset('roi_extractor.offset', offset)
-        self.end_offset = check_offset('roi_layer.end_offset', layer.pop('end_offset', 0))
-        if self.end_offset and (self.aligned or not offset):
-            raise ConfigError(
-                f'roi_layer={roi_layer}: end_offset needs aligned=False, and offset=1 of the '
-                'extractor'
-            )
-        pool_mode = layer.pop('pool_mode', 'avg')
-        layer.pop('use_torchvision', None)  # `ops` chooses the implementation
-        if layer or pool_mode != 'avg':
-            raise ConfigError(
-                f'roi_layer={roi_layer}: RoIAlign takes output_size, sampling_ratio, aligned, '
-                'end_offset'
-            )
+        if roi_layer.get('end_offset') and not offset:
+            raise ConfigError(f'roi_layer={roi_layer}: end_offset needs offset=1 of the extractor')
+        self.roi_layers = nn.ModuleList(
+            MODELS.build({**roi_layer, 'spatial_scale': 1 / stride}) for stride in featmap_strides
+        )
+        self.output_size: tuple[int, int] = self.roi_layers[0].output_size  # type: ignore[assignment]
         self.out_channels = out_channels
         self.featmap_strides = list(featmap_strides)
         self.finest_scale = finest_scale
@@ -95,7 +78,7 @@ class SingleRoIExtractor(BaseModule):
             if (size[0] * average, size[1] * average) != self.output_size:
                 return F.adaptive_avg_pool2d(self(feats, rois), size)
         if self.num_inputs == 1:
-            return self._pool(feats[0], rois, 0, average)
+            return self.roi_layers[0](feats[0], rois, average)
 
         level = self.map_levels(rois)
         order, pooled = [], []
@@ -103,21 +86,9 @@ class SingleRoIExtractor(BaseModule):
             index = (level == i).nonzero()[:, 0]
             # Also where no RoI is: an empty result costs nothing, and the level's parameters get a
             # (zero) gradient as DDP expects.
-            pooled.append(self._pool(feats[i], rois[index], i, average))
+            pooled.append(self.roi_layers[i](feats[i], rois[index], average))
             order.append(index)
         return _rows(torch.cat(pooled), torch.cat(order).argsort())
-
-    def _pool(self, feature: Tensor, rois: Tensor, level: int, average: int) -> Tensor:
-        return ops.roi_align(
-            feature,
-            rois,
-            self.output_size,
-            1 / self.featmap_strides[level],
-            self.sampling_ratio,
-            self.aligned,
-            average,
-            self.end_offset,
-        )
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
