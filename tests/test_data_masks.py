@@ -157,6 +157,48 @@ class TestMaskSets:
         np.testing.assert_allclose(shifted, polygons.get_bboxes() + [4, 3, 4, 3])
         assert len(PolygonMasks.cat([polygons, polygons])) == 4
 
+    def test_bitmaps_and_polygons_move_alike(self):
+        square = PolygonMasks([[np.array([8.0, 6, 20, 6, 20, 16, 8, 16])]], 24, 32)
+        for move in (
+            lambda m: m.translate((24, 32), 5),
+            lambda m: m.translate((24, 32), -4, 'vertical'),
+            lambda m: m.translate((24, 32), (3, 2), 'both'),
+            lambda m: m.shear((24, 32), 0.25),
+            lambda m: m.shear((24, 32), -0.25, 'vertical'),
+            lambda m: m.rotate((24, 32), 30),
+            lambda m: m.rotate((24, 32), -90, center=(14, 11), scale=1.5),
+        ):
+            ours, theirs = move(square).to_ndarray()[0], move(square.to_bitmap()).masks[0]
+            assert not np.array_equal(theirs, square.to_ndarray()[0])
+            assert (ours & theirs).sum() / (ours | theirs).sum() > 0.8
+
+    def test_bitmaps_move_by_whole_pixels(self):
+        bitmaps = random_bitmaps()
+        shape = (bitmaps.height, bitmaps.width)
+        moved = bitmaps.translate(shape, 3).masks
+        assert (
+            np.array_equal(moved[:, :, 3:], bitmaps.masks[:, :, :-3]) and not moved[:, :, :3].any()
+        )
+        sheared = bitmaps.shear(shape, 1, 'vertical', border_value=1).masks
+        assert (
+            np.array_equal(sheared[:, 2:, 2], bitmaps.masks[:, :-2, 2]) and sheared[:, :2, 2].all()
+        )
+        square = BitmapMasks(bitmaps.masks[:, :20, :20], 20, 20)
+        assert np.array_equal(square.rotate((20, 20), 90).masks, np.rot90(square.masks, -1, (1, 2)))
+        cut = bitmaps.translate((9, 40), -2, 'vertical').masks  # what is cut does not come back
+        assert cut.shape[1:] == (9, 40) and not cut[:, 7:].any() and not cut[:, :, 30:].any()
+        with pytest.raises(ValueError, match='sideways'):
+            bitmaps.translate(shape, 3, 'sideways')
+
+    def test_random_masks_are_as_asked(self):
+        for kind in (BitmapMasks, PolygonMasks):
+            masks, again = (kind.random(4, 20, 30, rng=7) for _ in range(2))
+            assert (len(masks), masks.height, masks.width) == (4, 20, 30)
+            assert np.array_equal(masks.to_ndarray(), again.to_ndarray())
+            assert masks.to_ndarray().any((1, 2)).all()
+        boxes = masks.get_bboxes()
+        assert (boxes >= 0).all() and (boxes <= [30, 20, 30, 20]).all()
+
     def test_boxes_and_areas(self):
         bitmaps = np.zeros((2, 20, 30), dtype=np.uint8)
         bitmaps[0, 3:7, 5:11] = 1

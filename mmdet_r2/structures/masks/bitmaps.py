@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmdet_r2 import ops
+from mmdet_r2.structures.masks import affine
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 Shape = tuple[int, int]
@@ -124,6 +125,64 @@ class BitmapMasks:
         canvas[:, top : top + self.height, left : left + self.width] = self.masks
         return BitmapMasks(canvas, expanded_h, expanded_w)
 
+    def translate(
+        self,
+        out_shape: Shape,
+        offset: float | tuple[float, float],
+        direction: str = 'horizontal',
+        border_value: int = 0,
+        interpolation: str = 'bilinear',
+    ) -> 'BitmapMasks':
+        """Masks of the image moved by ``offset`` pixels to the right or down ('both': (right,
+        down)), in an image of ``out_shape`` (height, width)."""
+        matrix = affine.translation(offset, direction)
+        return self._warp(matrix, out_shape, border_value, interpolation)
+
+    def shear(
+        self,
+        out_shape: Shape,
+        magnitude: float,
+        direction: str = 'horizontal',
+        border_value: int = 0,
+        interpolation: str = 'bilinear',
+    ) -> 'BitmapMasks':
+        """Masks of the image whose rows move to the right by ``magnitude`` times their number
+        ('horizontal'), or whose columns move down."""
+        matrix = affine.shear(magnitude, direction)
+        return self._warp(matrix, out_shape, border_value, interpolation)
+
+    def rotate(
+        self,
+        out_shape: Shape,
+        angle: float,
+        center: tuple[float, float] | None = None,
+        scale: float = 1.0,
+        border_value: int = 0,
+        interpolation: str = 'bilinear',
+    ) -> 'BitmapMasks':
+        """Masks of the image turned by ``angle`` degrees, clockwise, around ``center`` (x, y; the
+        image's without one), and scaled."""
+        center = center or ((self.width - 1) / 2, (self.height - 1) / 2)
+        matrix = affine.rotation(angle, center, scale)
+        return self._warp(matrix, out_shape, border_value, interpolation)
+
+    def _warp(
+        self, matrix: np.ndarray, out_shape: Shape, border_value: int, interpolation: str
+    ) -> 'BitmapMasks':
+        # cut or filled up before it moves, as in mmdetection
+        fitted = self.crop(np.array([0, 0, out_shape[1], out_shape[0]])).pad(out_shape)
+        warped = np.empty((len(self), *out_shape), dtype=np.uint8)
+        for source, target in zip(fitted.masks, warped, strict=True):
+            cv2.warpAffine(
+                source,
+                matrix,
+                (out_shape[1], out_shape[0]),
+                dst=target,
+                flags=mmcv.image.geometric.cv2_interp_codes[interpolation],
+                borderValue=border_value,
+            )
+        return BitmapMasks(warped, *out_shape)
+
     def crop_and_resize(
         self,
         bboxes: np.ndarray | Tensor,
@@ -159,6 +218,20 @@ class BitmapMasks:
     def to_tensor(self, dtype: torch.dtype, device: str | torch.device) -> Tensor:
         """(n, H, W) of ``dtype`` on ``device``; moved as bytes, converted there."""
         return torch.from_numpy(np.ascontiguousarray(self.masks)).to(device).to(dtype)
+
+    @classmethod
+    def random(
+        cls,
+        num_masks: int = 3,
+        height: int = 32,
+        width: int = 32,
+        dtype: type = np.uint8,
+        rng: int | np.random.RandomState | None = None,
+    ) -> 'BitmapMasks':
+        """Masks for trying things out: each pixel belongs to each with probability 0.9. ``dtype``
+        is ignored, it is uint8."""
+        values = random_state(rng).rand(num_masks, height, width)
+        return cls((values > 0.1).astype(np.uint8), height, width)
 
     @classmethod
     def cat(cls, masks: Sequence['BitmapMasks']) -> 'BitmapMasks':
@@ -214,6 +287,13 @@ def numpy_index(index: Index) -> slice | np.ndarray:
         index = index.detach().cpu().numpy()
     array = np.atleast_1d(np.asarray(index))
     return array.astype(np.int64) if array.size == 0 and array.dtype != bool else array
+
+
+def random_state(rng: int | np.random.RandomState | None) -> np.random.RandomState:
+    """A generator: the one given, one of that seed, or numpy's own."""
+    if rng is None:
+        return np.random.mtrand._rand
+    return rng if isinstance(rng, np.random.RandomState) else np.random.RandomState(rng)
 
 
 def check_direction(direction: str) -> None:

@@ -8,6 +8,7 @@ import pycocotools.mask as coco_mask
 import torch
 from torch import Tensor
 
+from mmdet_r2.structures.masks import affine
 from mmdet_r2.structures.masks.bitmaps import (
     BitmapMasks,
     Index,
@@ -15,6 +16,7 @@ from mmdet_r2.structures.masks.bitmaps import (
     check_direction,
     crop_window,
     numpy_index,
+    random_state,
 )
 
 MAX_OUTLINE = 10_000_000
@@ -113,6 +115,54 @@ class PolygonMasks:
         """Masks of the image placed at (``top``, ``left``) of a larger canvas."""
         return self._affine((1, 1), (left, top), (expanded_h, expanded_w))
 
+    def translate(
+        self,
+        out_shape: Shape,
+        offset: float | tuple[float, float],
+        direction: str = 'horizontal',
+        border_value: int | None = None,
+        interpolation: str | None = None,
+    ) -> 'PolygonMasks':
+        """As :meth:`BitmapMasks.translate`; points outside go to the image's border. Nothing is
+        filled or interpolated."""
+        return self._moved(affine.translation(offset, direction), out_shape)
+
+    def shear(
+        self,
+        out_shape: Shape,
+        magnitude: float,
+        direction: str = 'horizontal',
+        border_value: int = 0,
+        interpolation: str = 'bilinear',
+    ) -> 'PolygonMasks':
+        """As :meth:`BitmapMasks.shear`, in the way of :meth:`translate`."""
+        return self._moved(affine.shear(magnitude, direction), out_shape)
+
+    def rotate(
+        self,
+        out_shape: Shape,
+        angle: float,
+        center: tuple[float, float] | None = None,
+        scale: float = 1.0,
+        border_value: int = 0,
+        interpolation: str = 'bilinear',
+    ) -> 'PolygonMasks':
+        """As :meth:`BitmapMasks.rotate`, in the way of :meth:`translate`; without ``center`` around
+        that of ``out_shape``."""
+        center = center or ((out_shape[1] - 1) / 2, (out_shape[0] - 1) / 2)
+        return self._moved(affine.rotation(angle, center, scale), out_shape)
+
+    def _moved(self, matrix: np.ndarray, out_shape: Shape) -> 'PolygonMasks':
+        limits = (out_shape[1], out_shape[0])
+        moved = [
+            [
+                (p.reshape(-1, 2) @ matrix[:, :2].T + matrix[:, 2]).clip(0, limits).reshape(-1)
+                for p in polygons
+            ]
+            for polygons in self.masks
+        ]
+        return PolygonMasks(moved, *out_shape)
+
     def crop_and_resize(
         self,
         bboxes: np.ndarray | Tensor,
@@ -163,6 +213,27 @@ class PolygonMasks:
     def to_tensor(self, dtype: torch.dtype, device: str | torch.device) -> Tensor:
         """Rasterised: (n, H, W) of ``dtype`` on ``device``."""
         return torch.from_numpy(self.to_ndarray()).to(device).to(dtype)
+
+    @classmethod
+    def random(
+        cls,
+        num_masks: int = 3,
+        height: int = 32,
+        width: int = 32,
+        n_verts: int = 5,
+        dtype: type = np.float64,
+        rng: int | np.random.RandomState | None = None,
+    ) -> 'PolygonMasks':
+        """Masks for trying things out: star-shaped polygons of ``n_verts`` points inside the image.
+        ``dtype`` is ignored, it is float64."""
+        generator, size = random_state(rng), np.array([width, height])
+        masks = []
+        for _ in range(num_masks):
+            angle = np.sort(generator.uniform(0, 2 * np.pi, n_verts))
+            radius = generator.uniform(0.1, 0.5, n_verts)
+            points = 0.5 + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+            masks.append([(points * size).reshape(-1)])
+        return cls(masks, height, width)
 
     @classmethod
     def cat(cls, masks: Sequence['PolygonMasks']) -> 'PolygonMasks':
