@@ -18,6 +18,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.registry import Registry
 from torch import nn
 from torch.utils.data import DataLoader
@@ -303,6 +304,8 @@ class _Checker:
             known |= set(OPS)
         near = difflib.get_close_matches(kind, sorted(known), n=3, cutoff=0.6)
         hint = f' (did you mean {" or ".join(near)}?)' if near else ''
+        if path == ('model',):
+            hint = f' (the detectors here: {", ".join(sorted(_detectors()))})'
         if '.' in kind and (reason := import_problem(kind)):
             hint = f' and cannot be imported ({reason})'
         where = ' or '.join(dict.fromkeys(registry_.name for registry_ in registries))
@@ -515,6 +518,16 @@ def _is_component(node: dict, path: tuple[str, ...], role: str, of_ours: bool) -
         plain = names[-1] in PLAIN or '.'.join(names[-2:]) in PLAIN
         return of_ours and not plain and names[-1] != 'nms'  # that has a default type
     return KEY_ROLES.get(names[-1]) == role and names[-1] != 'override'
+
+
+def _detectors() -> list[str]:
+    kinds = registry.MODELS.module_dict.items()
+    models = {name: kind for name, kind in kinds if isinstance(kind, type)}
+    return [
+        name
+        for name, kind in models.items()
+        if issubclass(kind, BaseModel) and not issubclass(kind, BaseTTAModel)
+    ]
 
 
 def _is_ours(target: Any) -> bool:

@@ -193,6 +193,7 @@ optim_wrapper = dict(
         ('model.backbone.dept', 50, 'ResNet has no such key (did you mean depth?)'),
         ('model.backbone.norm_cfg.requires_gard', True, 'did you mean requires_grad?'),
         ('model.backbone.type', 'ResNat', "'ResNat' is not registered"),
+        ('model.type', 'RetinaNet', 'FasterRCNN, HybridTaskCascade, MaskRCNN'),
         ('model.train_cfg.rpm', {}, 'did you mean rpn?'),
         ('model.train_cfg.rpn.alowed_border', 0, 'did you mean allowed_border?'),
         ('model.backbone.file_client_args', {'backend': 'petrel'}, 'nothing uses this key'),

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from ..config import load_config
 from ..config_text import config_values, foreign_code
 from ..engine.checkpoint import latest_checkpoint
 from ..errors import CheckpointError, ConfigError
@@ -97,7 +98,10 @@ def config_in(checkpoint: str | os.PathLike[str]) -> Config:
         raise refuse(f'custom_imports: {values["custom_imports"]}')
     if found := foreign_code(values):
         raise refuse(found)
-    return Config(values)
+    try:
+        return load_config(Config(values))
+    except ConfigError as error:
+        raise CheckpointError(f'{checkpoint}: the config inside: {error}') from None
 
 
 def is_config_file(model: Any) -> bool:
