@@ -13,7 +13,7 @@ PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile
 .PHONY: help install install-tests demo demo-data docs test slow long parity check lint format types clean
 
 help:
-	@echo 'make demo     install, generate data, train, evaluate, draw (9 minutes on 2 cores)'
+	@echo 'make demo     install, generate data, train, evaluate, draw (6 minutes on 2 cores)'
 	@echo 'make test     install and run the tests'
 	@echo 'make install  only install, into $(VENV)   [TORCH=torch==X.Y.Z  VENV=dir]'
 	@echo 'make check    what CI checks besides the tests: lint, format, types, spelling'
@@ -35,7 +35,10 @@ demo: demo-data
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
 	$(BIN)/python tools/test.py $(DEMO_CONFIG) "$(DEMO_DIR)/$$(cat $(DEMO_DIR)/last_checkpoint)" \
 		--eval bbox segm --work-dir $(DEMO_DIR) --show-dir $(DEMO_DIR)/pictures
+	@echo
 	@echo 'Ground truth beside predictions: $(DEMO_DIR)/pictures'
+	@echo 'Next: $(BIN)/mmdet-r2 predict $(DEMO_DATA)/val $(DEMO_DIR) --out-dir outputs'
+	@echo 'and with images of your own: docs/your_data.md'
 
 docs:
 	@$(PYTHON) tools/install.py --venv $(VENV) --extras docs

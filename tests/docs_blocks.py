@@ -69,7 +69,7 @@ def sandbox(root: Path) -> Path:
     model = MODELS.build(config.model)
     model.init_weights()
     meta = dict(dataset_meta=dict(classes=config.classes))
-    checkpoint = root / 'work_dirs/demo/iter_750.pth'
+    checkpoint = root / 'work_dirs/demo/iter_500.pth'
     checkpoint.parent.mkdir(parents=True)
     torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoint)
     (checkpoint.parent / 'last_checkpoint').write_text(checkpoint.name)

@@ -334,7 +334,12 @@ def test_what_torch_writes_is_read_as_torch_reads_it(zipped: bool, tmp_path: Pat
 
 @pytest.mark.parametrize('kind', ['checkpoints', 'results'])
 @pytest.mark.parametrize(
-    'count', [5_000, pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+    'count',
+    [
+        1_000,
+        pytest.param(5_000, marks=pytest.mark.slow),
+        pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(1200)]),
+    ],
 )
 def test_mutated_files_are_read_or_refused(
     kind: str, count: int, repo: Path, tmp_path: Path

@@ -3,7 +3,7 @@
 # proposals, data and number of steps; three stages instead of one.
 _base_ = ['./mask_rcnn_r2_50_fpn_demo.py']
 
-channels = 128
+channels = 64
 num_classes = 5
 norm = dict(type='BN', requires_grad=True)
 

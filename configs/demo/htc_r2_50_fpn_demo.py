@@ -3,8 +3,8 @@
 # branch that learns the generated stuff maps (five shapes, four kinds of ground).
 _base_ = ['./cascade_mask_rcnn_r2_50_fpn_demo.py']
 
-size = 128
-channels = 128
+size = 96
+channels = 64
 norm = dict(type='BN', requires_grad=True)
 
 model = dict(

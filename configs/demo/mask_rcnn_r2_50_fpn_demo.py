@@ -1,17 +1,17 @@
 # make demo   (or: python tools/train.py configs/demo/mask_rcnn_r2_50_fpn_demo.py)
 # Mask R-CNN with Res2Net-50 (26w x 4s) from scratch on generated shapes, sized for two CPU cores:
-# box AP 0.697, mask AP 0.687 on the held-out images, 9 minutes with evaluation (AMD EPYC, Zen 5).
+# box AP 0.60, mask AP 0.53 on the held-out images in five minutes (AMD EPYC, Zen 4).
 #
 # The architecture is the real one; what differs from configs/res2net/ is the recipe: small images,
 # so smaller anchors and one pyramid level less; narrower pyramid and heads; fewer RoIs; AdamW; and
 # batch norm that learns its statistics, as there is no ImageNet start to keep.
 _base_ = ['../_base_/models/mask_rcnn_r50_fpn.py', '../_base_/default_runtime.py']
 
-size = 128
-channels = 128
+size = 96
+channels = 64
 classes = ('circle', 'triangle', 'square', 'ring', 'cross')
 data_root = 'data/demo/'
-max_iters = 750
+max_iters = 500
 # Without a pretrained start, normalisation in the pyramid and the heads as well is what lets so few
 # steps suffice (https://arxiv.org/abs/1811.08883).
 norm = dict(type='BN', requires_grad=True)
@@ -33,12 +33,12 @@ model = dict(
     rpn_head=dict(
         in_channels=channels,
         feat_channels=channels,
-        # 16, 32, 64, 128 pixels
-        anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32]),
+        # 12, 24, 48, 96 pixels
+        anchor_generator=dict(scales=[3], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        # finest_scale: RoIs below 2 * 24 pixels are read from the finest level
-        bbox_roi_extractor=dict(out_channels=channels, finest_scale=24),
+        # finest_scale: RoIs below 2 * 18 pixels are read from the finest level
+        bbox_roi_extractor=dict(out_channels=channels, finest_scale=18),
         bbox_head=dict(
             type='ConvFCBBoxHead',
             num_shared_convs=1,
@@ -51,7 +51,7 @@ model = dict(
             # boxes are learnt long before the classes are
             loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=2.0),
         ),
-        mask_roi_extractor=dict(out_channels=channels, finest_scale=24),
+        mask_roi_extractor=dict(out_channels=channels, finest_scale=18),
         mask_head=dict(
             in_channels=channels,
             conv_out_channels=64,
@@ -141,7 +141,8 @@ auto_scale_lr = dict(enable=False, base_batch_size=8)
 env_cfg = dict(channels_last=True)
 default_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(by_epoch=False, interval=max_iters, max_keep_ckpts=1, save_best=None),
+    # a minute or two apart
+    checkpoint=dict(by_epoch=False, interval=100, max_keep_ckpts=1, save_best=None),
 )
 log_processor = dict(window_size=20, by_epoch=False)
 randomness = dict(seed=0)

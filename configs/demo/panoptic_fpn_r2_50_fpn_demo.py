@@ -3,8 +3,8 @@
 # the four kinds of ground, and one map of both as the result.
 _base_ = ['./mask_rcnn_r2_50_fpn_demo.py']
 
-size = 128
-channels = 128
+size = 96
+channels = 64
 num_things = 5
 num_stuff = 4
 data_root = 'data/demo/'
