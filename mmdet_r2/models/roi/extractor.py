@@ -37,11 +37,11 @@ class SingleRoIExtractor(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.offset = check_offset('roi_extractor.offset', offset)
-        if roi_layer.get('end_offset') and not offset:
-            raise ConfigError(f'roi_layer={roi_layer}: end_offset needs offset=1 of the extractor')
         self.roi_layers = nn.ModuleList(
             MODELS.build({**roi_layer, 'spatial_scale': 1 / stride}) for stride in featmap_strides
         )
+        if roi_layer.get('end_offset') and not offset:
+            raise ConfigError(f'roi_layer={roi_layer}: end_offset needs offset=1 of the extractor')
         self.output_size: tuple[int, int] = self.roi_layers[0].output_size  # type: ignore[assignment]
         self.out_channels = out_channels
         self.featmap_strides = list(featmap_strides)
