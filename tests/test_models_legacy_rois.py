@@ -111,7 +111,7 @@ def test_v1_grid_in_the_extractor():
     extractor = SingleRoIExtractor(layer, 3, [8], offset=1)
     pooled = ops.roi_align(feature, ROIS, (3, 3), 1 / 8, 2, aligned=False, end_offset=1)
     assert torch.equal(extractor((feature,), ROIS), pooled)
-    with pytest.raises(ValueError, match='end_offset needs aligned=False'):
+    with pytest.raises(ValueError, match=r'end_offset.*aligned=False'):
         SingleRoIExtractor(dict(layer, aligned=True), 3, [8])
 
 
