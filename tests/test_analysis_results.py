@@ -23,8 +23,7 @@ from mmdet_r2.analysis.metric import evaluate_results
 from mmdet_r2.config import load_config
 from mmdet_r2.datasets.demo import CLASSES
 from mmdet_r2.errors import ConfigError, DataError
-from mmdet_r2.evaluation.matching import Objects, compare
-from mmdet_r2.evaluation.mistakes import KINDS as MISTAKES
+from mmdet_r2.evaluation.coco_backends import MISTAKES, CocoData, Objects, joined
 from mmdet_r2.registry import DATASETS, init_scope
 from mmdet_r2.structures.panoptic import INSTANCE_OFFSET
 
@@ -184,7 +183,8 @@ def test_arrays_do_as_well_as_tensors(run: Run, tmp_path):
 
     path = changed(run, tmp_path / 'arrays.pkl', as_arrays)
     one, two = (
-        compared(read_tested(run.config, p), nms_iou_thr=0.3).det_score for p in (run.results, path)
+        compared(read_tested(run.config, p), nms_iou_thr=0.3).found.scores
+        for p in (run.results, path)
     )
     assert len(one) > 0 and one.tolist() == two.tolist()
 
@@ -237,11 +237,11 @@ def test_many_classes_are_all_named(tmp_path):
 
 def test_scores_by_hand():
     box, away = [0, 0, 10, 10], [50, 50, 10, 10]
-    none = Objects(boxes=[], labels=[], scores=[])
-    two = Objects(boxes=[box, away], labels=[0, 1])
+    none = Objects([], [], [], scores=[])
+    two = Objects([0, 0], [0, 1], [box, away])
 
     def found(boxes, labels, scores):
-        return Objects(boxes=boxes, labels=labels, scores=scores)
+        return Objects([0] * len(labels), labels, boxes, scores=scores)
 
     pairs = [
         (two, found([box, away], [0, 1], [0.9, 0.8]), 1.0),
@@ -253,7 +253,8 @@ def test_scores_by_hand():
         (none, none, 1.0),
         (none, found([box], [0], [0.75]), 0.25),
     ]
-    scores = image_scores(compare([t for t, *_ in pairs], [f for _, f, _ in pairs], 2))
+    truth, detected = (joined([pair[i] for pair in pairs]) for i in range(2))
+    scores = image_scores(CocoData([(99, 99)] * len(pairs), 2, truth, detected))
     # IoU 0.72 is enough for five of ten thresholds
     slow = (5 * 1.0 + 5 * 51 / 101 / 2) / 10
     assert scores == pytest.approx([slow if e is None else e for *_, e in pairs])

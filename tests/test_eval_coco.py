@@ -207,6 +207,9 @@ def test_twelve_numbers_are_those_of_pycocotools(case, kind):
     ours = [metric.report[kind][key] for key in TWELVE]
     assert [-1 if v is None else v for v in ours] == expected.stats.tolist()
     assert 0.1 < expected.stats[0] < 0.95  # a case where something is at stake
+    other = CocoMetric(case['path'], metric=kind, eval_backend='pycocotools')
+    batch = samples(case['found'], case['data'], case['classes'])
+    assert run(other, batch, case['classes']) == values and other.report == metric.report
 
 
 def test_proposal_recall_is_that_of_pycocotools(case):
@@ -554,10 +557,11 @@ def test_masks_from_a_model_of_boxes(small):
     [
         (dict(metric='bbx'), "'bbx'"),
         (dict(metric_items=['mAP_42']), 'mAP_42'),
+        (dict(eval_backend='fast'), 'fast'),
         (dict(format_only=True), 'outfile_prefix'),
         (dict(file_client_args=dict(backend='disk')), 'backend_args'),
     ],
-    ids=['metric', 'item', 'format_only', 'file_client_args'],
+    ids=['metric', 'item', 'backend', 'format_only', 'file_client_args'],
 )
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ConfigError, match=message):

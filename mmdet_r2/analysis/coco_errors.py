@@ -11,30 +11,29 @@ The curves, each above the one before:
 - FN: missed objects forgiven: 1 everywhere.
 """
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from mmengine.logging import print_log
-from pycocotools import mask as coco_mask
 
 from ..datasets.coco_json import as_id, id_order
 from ..errors import DataError
-from ..evaluation.coco_format import ground_truth, read_annotations
+from ..evaluation.coco_backends import RECALLS, CocoData, Evaluation, Objects, mask_areas
+from ..evaluation.coco_format import annotated, read_annotations
 from ..evaluation.collect import number_array
 from ..evaluation.image_result import compressed_masks
-from ..evaluation.matching import Comparison, Objects, compare, judge, precision_curves
 from ..files import read_json
 from ..progress import progress
 
 KINDS = ('C75', 'C50', 'Loc', 'Sim', 'Oth', 'BG', 'FN')
 AREAS = ('all', 'small', 'medium', 'large')
 AREA_LIMITS = (1024, 9216, 10000000000)
-RECALLS = np.linspace(0.0, 1.0, 101)
 _COLORS = ('#ffffff', '#dddddd', '#4f82bd', '#bf4f4d', '#5ce661', '#8063a3', '#ff9900')
 
 
@@ -88,8 +87,8 @@ def read_results(
     *,
     iou_type: str = 'bbox',
     score_thr: float | None = None,
-) -> tuple[Comparison, list[dict]]:
-    """A results file in COCO's format, compared with the annotations; and the categories, by label.
+) -> tuple[CocoData, list[dict]]:
+    """A results file in COCO's format, beside the annotations; and the categories, by label.
 
     Args:
         result_file: such as ``PREFIX.bbox.json`` of ``mmdet-r2 test --outfile-prefix PREFIX``.
@@ -107,12 +106,14 @@ def read_results(
     categories = sorted(annotations['categories'], key=lambda category: id_order(category['id']))
     label_of = {category['id']: label for label, category in enumerate(categories)}
     images = {image['id']: image for image in annotations['images']}
-    found: dict[Any, list[dict]] = {image_id: [] for image_id in images}
+    order = {image_id: number for number, image_id in enumerate(sorted(images, key=id_order))}
+    found: list[dict] = []
     for number, record in enumerate(_read_records(result_file)):
+        where = f'{result_file}: record {number}'
         for key in ('image_id', 'category_id', 'score'):
             if key not in record:
-                raise DataError(f'{result_file}: record {number} has no {key!r}.')
-        _check_record(record, f'{result_file}: record {number}')
+                raise DataError(f'{where} has no {key!r}.')
+        _check_record(record, where)
         for key, known, what in (
             ('image_id', images, 'image'),
             ('category_id', label_of, 'category'),
@@ -120,60 +121,40 @@ def read_results(
             number_or_text = as_id(record[key])
             if number_or_text not in known:
                 raise DataError(
-                    f'{result_file}: record {number} is of {what} {record[key]!r}, which '
+                    f'{where} is of {what} {record[key]!r}, which '
                     f'{ann_file} does not have; use the annotations that were tested on.'
                 )
             record[key] = number_or_text
-        if score_thr is None or record['score'] >= score_thr:
-            found[record['image_id']].append(record)
-    truth: dict[Any, list[dict]] = {image_id: [] for image_id in images}
-    for annotation in ground_truth(annotations, iou_type).dataset['annotations']:
-        if annotation['category_id'] in label_of:
-            truth[annotation['image_id']].append(annotation)
-
-    def objects(records: list[dict], image: dict, detected: bool) -> Objects:
-        masks = None
-        if iou_type == 'segm':
-            absent = [r for r in records if not r.get('segmentation')]
-            if absent:
-                raise DataError(
-                    f'{result_file}: a record of image {image["id"]} has no segmentation; use '
-                    '--types bbox, or the file PREFIX.segm.json.'
-                )
-            where = f'{result_file if detected else ann_file}: image {image["id"]}'
-            height, width = image['height'], image['width']
-            given = [r['segmentation'] for r in records]
-            masks = compressed_masks(given, height, width, where)
-        elif any('bbox' not in r for r in records):
+        needed, other = ('bbox', 'segm') if iou_type == 'bbox' else ('segmentation', 'bbox')
+        if not record.get(needed):
             raise DataError(
-                f'{result_file}: a record of image {image["id"]} has no bbox; use --types segm, '
-                'or the file PREFIX.bbox.json.'
+                f'{where} has no {needed}; use --types {other}, or the file PREFIX.{iou_type}.json.'
             )
-        boxes = [r.get('bbox', (0, 0, 0, 0)) for r in records]
-        areas: Sequence[float]
-        if not detected:
-            areas = [r['area'] for r in records]
-        elif masks is not None:
-            areas = [float(coco_mask.area(mask)) for mask in masks]
-        else:
-            areas = [box[2] * box[3] for box in boxes]
-        return Objects(
-            boxes=np.array(boxes, float).reshape(-1, 4),
-            labels=np.array([label_of[r['category_id']] for r in records], np.int64),
-            scores=np.array([r['score'] for r in records], float) if detected else None,
-            crowd=np.array([r.get('iscrowd', 0) for r in records], bool),
-            areas=np.array(areas, float),
+        if score_thr is None or record['score'] >= score_thr:
+            found.append(record)
+    found.sort(key=lambda r: order[r['image_id']])
+    masks = None
+    if iou_type == 'segm':
+        masks = []
+        for i, records in itertools.groupby(found, key=lambda r: r['image_id']):
+            given = [r['segmentation'] for r in records]
+            size = images[i]['height'], images[i]['width']
+            masks += compressed_masks(given, *size, f'{result_file}: image {i}')
+    data = CocoData(
+        sizes=[(images[i]['height'], images[i]['width']) for i in order],
+        num_classes=len(categories),
+        truth=annotated(annotations, order, label_of, iou_type),
+        found=Objects(
+            image=[order[r['image_id']] for r in found],
+            label=[label_of[r['category_id']] for r in found],
+            boxes=[r.get('bbox', (0, 0, 0, 0)) for r in found],
+            area=None if masks is None else mask_areas(masks),
+            scores=[r['score'] for r in found],
             masks=masks,
-        )
-
-    ids = sorted(images, key=id_order)
-    comparison = compare(
-        (objects(truth[i], images[i], False) for i in ids),
-        (objects(found[i], images[i], True) for i in progress(ids, 'comparing')),
-        len(categories),
-        iou_type,
+        ),
+        iou_type=iou_type,
     )
-    return comparison, categories
+    return data, categories
 
 
 def _check_record(record: dict, where: str) -> None:
@@ -200,7 +181,7 @@ def _read_records(path: str | os.PathLike[str]) -> list[dict]:
 
 
 def error_curves(
-    data: Comparison, categories: Sequence[dict], area_limits: Sequence[float] = AREA_LIMITS
+    data: CocoData, categories: Sequence[dict], area_limits: Sequence[float] = AREA_LIMITS
 ) -> ErrorCurves:
     """The curves of every class and size.
 
@@ -213,18 +194,25 @@ def error_curves(
     count = len(categories)
     families = [category.get('supercategory') or (i,) for i, category in enumerate(categories)]
     similar = np.array([[a == b for b in families] for a in families]).reshape(count, count)
-    settings: list[tuple[float, np.ndarray | None]] = [(0.75, None), (0.5, None), (0.1, None)]
-    settings += [(0.1, similar), (0.1, np.ones_like(similar))]
     small, medium, largest = area_limits
-    ranges = [(0, largest), (0, small), (small, medium), (medium, largest)]
+    ranges = dict(zip(AREAS, [(0, largest), (0, small), (small, medium), (medium, largest)]))
     precision = np.full((len(KINDS), len(RECALLS), count, len(AREAS)), np.nan)
+    found = _curves(data, (0.1, 0.5, 0.75), ranges)
+    precision[:3] = found[::-1]
+    truth, label = data.truth, data.truth.label
+    for k in progress(range(count), 'curves'):
+        own = replace(data, num_classes=1, found=data.found.select(data.found.label == k))
+        own.found.label[:] = 0
+        for i, excused in ((3, similar[k]), (4, np.ones(count, bool))):
+            # others become crowds of this class: detections on them count neither way
+            marked = truth.select((label == k) | excused[label])
+            marked.crowd |= marked.label != k
+            marked.label[:] = 0
+            precision[i, :, k] = _curves(replace(own, truth=marked), (0.1,), ranges)[0, :, 0]
     objects = np.zeros((count, len(AREAS)), np.int64)
-    work = [(i, a) for i in range(len(settings)) for a in range(len(AREAS))]
-    for i, a in progress(work, 'curves'):
-        iou_thr, excuses = settings[i]
-        result = judge(data, iou_thr, area=ranges[a], excuses=excuses)
-        objects[:, a] = np.bincount(data.gt_label[result.counted], minlength=count)
-        precision[i, ..., a] = precision_curves(data, result.verdict, result.counted, RECALLS).T
+    for a, (least, most) in enumerate(ranges.values()):
+        counted = ~truth.crowd & (truth.area >= least) & (truth.area <= most)
+        objects[:, a] = np.bincount(label[counted], minlength=count)
     unknown = np.isnan(precision[4])
     precision[5] = np.where(unknown, np.nan, precision[4] > 0)
     precision[6] = np.where(unknown, np.nan, 1.0)
@@ -234,6 +222,14 @@ def error_curves(
         if number > 1:
             raise DataError(f'two categories of the annotations are named {name!r}.')
     return ErrorCurves(names, objects[order], precision[:, :, order])
+
+
+def _curves(
+    data: CocoData, iou_thrs: Sequence[float], areas: dict[str, tuple[float, float]]
+) -> np.ndarray:
+    """Precision (T, 101, K, A), NaN where nothing is annotated."""
+    precision = Evaluation(data, np.array(iou_thrs), (100,), areas).precision[..., 0]
+    return np.where(precision < 0, np.nan, precision)
 
 
 def plot_errors(curves: np.ndarray, title: str) -> Figure:
@@ -282,7 +278,7 @@ def plot_bars(curves: np.ndarray, title: str) -> Figure:
     return figure
 
 
-def plot_objects(data: Comparison, objects: np.ndarray) -> Figure:
+def plot_objects(data: CocoData, objects: np.ndarray) -> Figure:
     """How many objects of each size there are, and a histogram of sizes.
 
     Args:
@@ -293,6 +289,6 @@ def plot_objects(data: Comparison, objects: np.ndarray) -> Figure:
     left, right = figure.subplots(1, 2)
     left.bar_label(left.bar(AREAS, objects.sum(axis=0)))
     left.set(ylabel='annotated objects', title='by size')
-    right.hist(np.sqrt(data.gt_area[~data.gt_crowd]), bins=100)
+    right.hist(np.sqrt(data.truth.area[~data.truth.crowd]), bins=100)
     right.set(xlabel='square root of the area, pixels', ylabel='annotated objects')
     return figure

@@ -1,11 +1,44 @@
-"""A picture of the confusion matrix."""
+"""A picture of the confusion matrix, and mmdetection's way to count it."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from pycocotools import mask as coco_mask
 
 from ..errors import ConfigError
+from ..evaluation.coco_backends import IGNORED, CocoData, Evaluation
+
+
+def every_pair(data: CocoData, *, score_thr: float = 0.3, iou_thr: float = 0.5) -> np.ndarray:
+    """The matrix as mmdetection 3.x counts it: each overlapping pair, so that an object with three
+    detections counts three times, in any class; missed are those without a detection of their own
+    class. Crowds, and detections of their class on them, are left out.
+    """
+    matrix = np.zeros((data.num_classes + 1,) * 2, np.int64)
+    assert data.found.scores is not None
+    found, truth = data.found, data.truth.select(np.argsort(data.truth.image, kind='stable'))
+    order = np.argsort(found.image, kind='stable')
+    order = order[data.found.scores[order] >= score_thr]
+    ignored = Evaluation(data).verdicts(iou_thr)[0][order] == IGNORED
+    found = found.select(order)
+    ends = [np.searchsorted(part.image, range(len(data.sizes) + 1)) for part in (found, truth)]
+    for image in range(len(data.sizes)):
+        d, g = (slice(end[image], end[image + 1]) for end in ends)
+        parts: list = [found.boxes[d], truth.boxes[g]]
+        if data.iou_type == 'segm':
+            parts = [(found.masks or [])[d], (truth.masks or [])[g]]
+        crowd, det_label, gt_label = truth.crowd[g], found.label[d], truth.label[g]
+        iou = coco_mask.iou(*parts, crowd.astype(np.uint8))
+        shape = len(det_label), len(gt_label)
+        near = (np.reshape(iou, shape) if min(shape) else np.zeros(shape)) >= iou_thr
+        near &= ~crowd
+        det, gt = np.nonzero(near)
+        np.add.at(matrix, (gt_label[gt], det_label[det]), 1)
+        np.add.at(matrix[-1], det_label[~near.any(axis=1) & ~ignored[d]], 1)
+        named = (near & (det_label[:, None] == gt_label)).any(axis=0)
+        np.add.at(matrix[:, -1], gt_label[~named & ~crowd], 1)
+    return matrix
 
 
 def normalised(matrix: np.ndarray) -> np.ndarray:
@@ -24,7 +57,7 @@ def plot_confusion(
     """Rows are what is annotated, columns what was found, in percent of the row.
 
     Args:
-        matrix: (K + 1, K + 1) of :func:`~mmdet_r2.evaluation.mistakes.confusion_matrix`.
+        matrix: (K + 1, K + 1) of :func:`~mmdet_r2.evaluation.coco_backends.Evaluation.confusion`.
         classes: K names.
         title: above it.
         color_theme: name of a matplotlib colour map.

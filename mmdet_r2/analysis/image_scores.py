@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from mmengine.structures import InstanceData, PixelData
 from ..datasets.transforms import LoadImageFromFile, LoadPanopticAnnotations, PackDetInputs
 from ..errors import ConfigError
 from ..evaluation import CocoPanopticMetric, Evaluator
-from ..evaluation.matching import IGNORED, RIGHT, Comparison, interpolate, judge, ranked
+from ..evaluation.coco_backends import IGNORED, IOU_THRS, CocoData, Evaluation
 from ..evaluation.panoptic_quality import quality
 from ..files import path_inside, plain_name, write_text
 from ..progress import progress
@@ -24,29 +23,21 @@ from ..visualization import DetLocalVisualizer
 from .files import make_folder
 from .inputs import Tested, detections_of, truth_of
 
-IOU_THRS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0.0, 1.0, 101)
 
-
-def image_scores(data: Comparison, iou_thrs: Sequence[float] | np.ndarray = IOU_THRS) -> np.ndarray:
+def image_scores(data: CocoData) -> np.ndarray:
     """A number in [0, 1] for each image, (m,): 1 is flawless.
 
     It is the average precision of the image alone, over all its detections by falling score: each
-    must match an object of its own class. The mean over ``iou_thrs``. Of an image without objects
-    it is 1 less the highest score: a detector sure of what is not there did badly.
+    must match an object of its own class. The mean over IoU 0.50 to 0.95. Of an image without
+    objects it is 1 less the highest score: a detector sure of what is not there did badly.
     """
-    total = np.zeros(data.num_images)
-    for iou_thr in iou_thrs:
-        result = judge(data, float(iou_thr))
-        numbers = np.bincount(data.gt_image[result.counted], minlength=data.num_images)
-        groups = ranked(data, result.verdict != IGNORED, data.det_image, data.num_images)
-        for image, found in enumerate(groups):
-            if numbers[image]:
-                right = result.verdict[found] == RIGHT
-                total[image] += interpolate(right, int(numbers[image]), RECALLS).mean()
-            else:
-                total[image] += 1 - data.det_score[found].max(initial=0)
-    return total / len(iou_thrs)
+    evaluation = Evaluation(data)
+    scores = np.mean([evaluation.image_precision(float(iou)) for iou in IOU_THRS], axis=0)
+    highest = np.zeros(len(scores))
+    wrong = evaluation.verdicts()[0] != IGNORED
+    assert data.found.scores is not None
+    np.maximum.at(highest, data.found.image[wrong], data.found.scores[wrong])
+    return np.where(np.isnan(scores), 1 - highest, scores)
 
 
 def panoptic_scores(tested: Tested) -> np.ndarray:
@@ -160,7 +151,7 @@ def _sample(info: dict, result: dict, masks: bool) -> DetDataSample:
     for name, objects in (('gt_instances', truth), ('pred_instances', found)):
         boxes = torch.from_numpy(objects.boxes)
         boxes[:, 2:] += boxes[:, :2]
-        data = InstanceData(bboxes=boxes, labels=torch.from_numpy(objects.labels))
+        data = InstanceData(bboxes=boxes, labels=torch.from_numpy(objects.label))
         if objects.masks:
             data.masks = objects.masks
         if objects.scores is not None:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +9,14 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from pycocotools import mask as coco_mask
 
 from ..apis.tta import datasets_of
 from ..config import load_config
 from ..errors import ConfigError, DataError
 from ..evaluation import load_results
+from ..evaluation.coco_backends import CocoData, Objects, joined, mask_areas
 from ..evaluation.collect import meta_of
 from ..evaluation.image_result import detection_arrays, mask_results
-from ..evaluation.matching import Comparison, Objects, compare
 from ..ops import nms
 from ..registry import DATASETS, build, init_scope
 from ..structures.masks import compressed, usable_masks
@@ -158,28 +156,38 @@ def _check_instances(
 
 def compared(
     tested: Tested, *, iou_type: str = 'bbox', nms_iou_thr: float | None = None
-) -> Comparison:
-    """All detections against all objects.
+) -> CocoData:
+    """All detections and all objects; for masks those objects that have one.
 
     Args:
         tested: the images.
-        iou_type: 'bbox' or 'segm': which overlap.
+        iou_type: 'bbox' or 'segm': which overlap is to be compared.
         nms_iou_thr: first suppress detections that overlap one of their class by more.
 
     Raises:
         DataError: there are no detections, or no masks, in the results.
     """
-
-    def found() -> Iterator[Objects]:
-        for info, result in zip(tested.infos, tested.results):
-            yield detections_of(info, result, iou_type == 'segm', nms_iou_thr)
-
-    truth = (truth_of(info, iou_type == 'segm') for info in tested.infos)
-    return compare(truth, found(), len(tested.classes), iou_type)
+    masks = iou_type == 'segm'
+    return CocoData(
+        sizes=[
+            _size(info, result, 'results') for info, result in zip(tested.infos, tested.results)
+        ],
+        num_classes=len(tested.classes),
+        truth=joined([truth_of(info, masks) for info in tested.infos]),
+        found=joined(
+            [
+                detections_of(info, result, masks, nms_iou_thr)
+                for info, result in zip(tested.infos, tested.results)
+            ]
+        ),
+        iou_type=iou_type,
+    )
 
 
 def truth_of(info: dict, masks: bool = False) -> Objects:
-    """The annotated objects of an image; with ``masks`` those that have one."""
+    """The annotated objects of an image, as if it were the only one; with ``masks`` those that have
+    one.
+    """
     instances = info.get('instances', [])
     rles = None
     if masks:
@@ -190,10 +198,11 @@ def truth_of(info: dict, masks: bool = False) -> Objects:
     boxes = np.array([instance['bbox'] for instance in instances], float).reshape(-1, 4)
     boxes[:, 2:] -= boxes[:, :2]
     return Objects(
+        image=np.zeros(len(instances)),
+        label=[instance['bbox_label'] for instance in instances],
         boxes=boxes,
-        labels=np.array([instance['bbox_label'] for instance in instances], np.int64),
-        crowd=np.array([instance.get('ignore_flag', 0) for instance in instances], bool),
-        areas=None if rles is None else np.array([float(coco_mask.area(r)) for r in rles]),
+        area=None if rles is None else mask_areas(rles),
+        crowd=[instance.get('ignore_flag', 0) for instance in instances],
         masks=rles,
     )
 
@@ -201,7 +210,7 @@ def truth_of(info: dict, masks: bool = False) -> Objects:
 def detections_of(
     info: dict, result: dict, masks: bool = False, nms_iou_thr: float | None = None
 ) -> Objects:
-    """The detections of an image; see :func:`compared`."""
+    """The detections of an image, as if it were the only one; see :func:`compared`."""
     instances = result.get('pred_instances')
     if instances is None:
         raise DataError(f'the results of image {info.get("img_id")!r} have no pred_instances.')
@@ -215,11 +224,13 @@ def detections_of(
         keep &= _not_suppressed(instances, nms_iou_thr)
     boxes[:, 2:] -= boxes[:, :2]
     return Objects(
-        boxes=boxes[keep],
-        labels=labels[keep],
-        scores=scores[keep],
-        masks=None if rles is None else [rle for rle, k in zip(rles, keep) if k],
-    )
+        image=np.zeros(len(labels)),
+        label=labels,
+        boxes=boxes,
+        area=None if rles is None else mask_areas(rles),
+        scores=scores,
+        masks=rles,
+    ).select(keep)
 
 
 def _not_suppressed(instances: dict, iou_thr: float) -> np.ndarray:

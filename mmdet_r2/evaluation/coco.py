@@ -1,34 +1,32 @@
 """COCO's average precision and recall of boxes, masks and proposals
 (https://cocodataset.org/#detection-eval).
 
-pycocotools matches and accumulates; here detections become its records, classes are mapped by name,
-images of all processes are brought together, and its arrays become named numbers, a table and JSON
-files.
+hotcoco matches and accumulates (or pycocotools, by ``eval_backend``); here detections become
+columns, classes are mapped by name, images of all processes are brought together, and the arrays
+become named numbers, a table and JSON files.
 """
 
-import contextlib
-import io
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from mmengine.logging import print_log
-from pycocotools.cocoeval import COCOeval
 
+from mmdet_r2.datasets.coco_json import Id, id_order
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.registry import METRICS
 
+from .coco_backends import BACKENDS, IOU_THRS, MAX_DETS, CocoData, Evaluation
 from .coco_format import (
+    annotated,
     annotations_of,
     check_measurable,
-    detections,
-    ground_truth,
-    numbered,
+    detected,
     read_annotations,
     write_results,
 )
-from .coco_numbers import AP_ITEMS, COCO_MAX_DETS, TWELVE, class_table, mean_of, number_of
+from .coco_numbers import AP_ITEMS, TWELVE, class_table, mean_of, number_of
 from .collect import PerImageMetric, dataset_of, meta_of, number_array
 from .image_result import (
     ImageResult,
@@ -39,10 +37,10 @@ from .image_result import (
     pack,
     unpack,
 )
-from .matching import compare_evaluated
 from .mistakes import summary, worst_table
 from .recall import greedy_iou, top_boxes
 
+UNKNOWN = dict.fromkeys(('precision', 'recall', 'f1', 'score_thr', 'taken_for'))
 METRIC_NAMES = ('bbox', 'segm', 'proposal', 'proposal_fast')
 
 
@@ -88,6 +86,7 @@ class CocoMetric(PerImageMetric):
         prefix: of the metric names, default 'coco'.
         sort_categories: accepted for compatibility; the mapping by name does not depend on order.
         use_mp_eval: accepted for compatibility; without effect.
+        eval_backend: 'hotcoco', or 'pycocotools': the same numbers, slower.
 
     Raises:
         ConfigError: unknown metric or item; ``format_only`` without prefix.
@@ -114,6 +113,7 @@ class CocoMetric(PerImageMetric):
         prefix: str | None = None,
         sort_categories: bool = False,
         use_mp_eval: bool = False,
+        eval_backend: str = 'hotcoco',
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.metrics = [metric] if isinstance(metric, str) else metric
@@ -133,6 +133,11 @@ class CocoMetric(PerImageMetric):
             raise ConfigError(
                 'CocoMetric.format_only needs outfile_prefix: where to write the results'
             )
+        if eval_backend not in BACKENDS:
+            raise ConfigError(
+                f'CocoMetric.eval_backend is {eval_backend!r}; known are {", ".join(BACKENDS)}'
+            )
+        self.eval_backend = eval_backend
         self.classwise = classwise
         numbers = number_array(proposal_nums, 1)
         if not numbers.size or not ((numbers >= 1) & (numbers % 1 == 0)).all():
@@ -140,7 +145,7 @@ class CocoMetric(PerImageMetric):
                 f'CocoMetric.proposal_nums is {proposal_nums!r}, expected positive integers'
             )
         self.proposal_nums = tuple(int(number) for number in numbers)
-        self.iou_thrs = np.linspace(0.5, 0.95, 10)
+        self.iou_thrs = IOU_THRS
         if iou_thrs is not None:
             self.iou_thrs = number_array(iou_thrs, 1)
         if not self.iou_thrs.size or not ((self.iou_thrs > 0) & (self.iou_thrs <= 1)).all():
@@ -318,7 +323,6 @@ class CocoMetric(PerImageMetric):
         self.report = {}
         if self.format_only:
             return {}
-        images, annotations, category_ids = numbered(images, annotations, category_ids)
         values: dict[str, float] = {}
         for metric in self.metrics:
             print_log(f'Evaluating {metric}...', 'current')
@@ -330,7 +334,7 @@ class CocoMetric(PerImageMetric):
                 values |= self._evaluate(metric, images, annotations, category_ids)
         return values
 
-    def _category_ids(self, annotations: dict) -> list[int | None]:
+    def _category_ids(self, annotations: dict) -> list[Id | None]:
         """Category id of every label, looked up by name; None for a class that the annotations do
         not know.
         """
@@ -370,29 +374,39 @@ class CocoMetric(PerImageMetric):
         metric: str,
         images: list[ImageResult],
         annotations: dict,
-        category_ids: list[int | None],
+        category_ids: list[Id | None],
     ) -> dict[str, float]:
         """Numbers of bbox, segm or proposal; prints the table."""
         items = self.metric_items or list(AP_ITEMS)
-        max_dets = {*COCO_MAX_DETS, *(number_of(item).max_dets for item in items)}
+        max_dets = {*MAX_DETS, *(number_of(item).max_dets for item in items)}
+        iou_type = 'segm' if metric == 'segm' else 'bbox'
+        # in the order of category ids, as pycocotools sorts them: it decides on last digits
+        known = sorted((c for c in category_ids if c is not None), key=id_order)
+        place = {category: k for k, category in enumerate(known)}
+        labels = np.array([-1 if c is None else place[c] for c in category_ids])
         if metric == 'proposal':
             items = self._proposal_items()
             max_dets = {*self.proposal_nums, *(number_of(item).max_dets for item in items)}
             # proposals have no class, whatever label they carry
-            known = next(category for category in category_ids if category is not None)
-            category_ids = [known if c is None else c for c in category_ids]
-        iou_type = 'segm' if metric == 'segm' else 'bbox'
-        truth = ground_truth(annotations, iou_type)
-        found = detections(images, category_ids, truth, iou_type)
-        evaluation = COCOeval(truth, found, iou_type)
-        evaluation.params.imgIds = [image.img_id for image in images]
-        evaluation.params.catIds = sorted({c for c in category_ids if c is not None})
-        evaluation.params.iouThrs = self.iou_thrs
-        evaluation.params.maxDets = sorted(max_dets)
-        evaluation.params.useCats = int(metric != 'proposal')
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation.evaluate()
-            evaluation.accumulate()
+            labels[labels < 0] = labels[labels >= 0][0]
+        data = CocoData(
+            sizes=[(image.height, image.width) for image in images],
+            num_classes=len(place),
+            truth=annotated(
+                annotations,
+                {image.img_id: i for i, image in enumerate(images)},
+                place,
+                iou_type,
+            ),
+            found=detected(images, labels, iou_type),
+            iou_type=iou_type,
+        )
+        evaluation = Evaluation(
+            data.without_classes() if metric == 'proposal' else data,
+            self.iou_thrs,
+            sorted(max_dets),
+            backend=self.eval_backend,
+        )
         if metric == 'proposal':
             numbers = [number_of(item) for item in items]
             print_log(
@@ -403,11 +417,11 @@ class CocoMetric(PerImageMetric):
         lines = [TWELVE[name].line(evaluation, value) for name, value in twelve.items()]
         print_log('\n' + '\n'.join(lines), 'current')
         values = {f'{metric}_{item}': number_of(item).of(evaluation) for item in items}
-        per_class = self._per_class(evaluation, category_ids)
-        names = {i: name for i, name in enumerate(self._classes()) if name in per_class}
-        more, rows = summary(compare_evaluated(evaluation, category_ids), names)
-        for name, row in rows.items():
-            per_class[name] |= row
+        per_class = self._per_class(evaluation, labels)
+        names = {int(k): name for k, name in zip(labels, self._classes()) if k >= 0}
+        more, rows = summary(evaluation, names)
+        for name, row in per_class.items():
+            row |= rows.get(name, UNKNOWN)
         self.report[metric] = {
             **{name: None if value == -1 else value for name, value in twelve.items()},
             'per_class': per_class,
@@ -421,40 +435,32 @@ class CocoMetric(PerImageMetric):
                     values |= dict.fromkeys(self._class_keys(metric, name), row['AP'])
         return values
 
-    def _per_class(self, evaluation: COCOeval, category_ids: list[int | None]) -> dict[str, dict]:
+    def _per_class(self, evaluation: Evaluation, labels: np.ndarray) -> dict[str, dict]:
         """For each class AP, AP50, AP75, APs, APm, APl, AR100 (None without such an object) and the
         number of objects, no crowds.
         """
-        params = evaluation.params
-        # pycocotools sorts the categories: its class axis is in the order of ids, not of labels
-        position = {category: k for k, category in enumerate(params.catIds)}
-        counts = Counter(
-            key[1]
-            for key, annotations in evaluation._gts.items()
-            for a in annotations
-            if not a['iscrowd']
-        )
-        precision, recall = evaluation.eval['precision'], evaluation.eval['recall']
-        last = list(params.maxDets).index(100)
+        truth = evaluation.data.truth
+        counts = np.bincount(truth.label[~truth.crowd], minlength=len(labels))
+        last = list(evaluation.max_dets).index(100)
+        precision, recall = evaluation.precision[..., last], evaluation.recall[..., last]
         rows = {}
         stuff = (self._dataset_meta or {}).get('stuff_classes') or ()
-        for name, category in zip(self._classes(), category_ids):
-            if category is None and name in stuff:
+        for name, k in zip(self._classes(), labels.tolist()):
+            if k < 0 and name in stuff:
                 continue
-            k = position.get(category)
             row: dict[str, Any] = dict.fromkeys(
                 ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR100')
             )
-            if k is not None:
+            if k >= 0:
                 for key in ('AP', 'AP50', 'AP75'):
                     iou = TWELVE[key].iou
-                    rows_of = slice(None) if iou is None else np.where(iou == params.iouThrs)[0]
-                    row[key] = mean_of(precision[rows_of][:, :, k, 0, last])
+                    of = slice(None) if iou is None else np.where(iou == evaluation.iou_thrs)[0]
+                    row[key] = mean_of(precision[of][:, :, k, 0])
                 for a, key in enumerate(('APs', 'APm', 'APl'), start=1):
-                    row[key] = mean_of(precision[:, :, k, a, last])
-                row['AR100'] = mean_of(recall[:, k, 0, last])
+                    row[key] = mean_of(precision[:, :, k, a])
+                row['AR100'] = mean_of(recall[:, k, 0])
             row = {key: None if value == -1 else value for key, value in row.items()}
-            rows[name] = row | {'num_gt': counts.get(category, 0)}
+            rows[name] = row | {'num_gt': int(counts[k]) if k >= 0 else 0}
         return rows
 
     def _proposal_recall(self, images: list[ImageResult], annotations: dict) -> dict[str, float]:

@@ -1,31 +1,27 @@
-"""COCO's JSON formats: annotation files in, result files out, and pycocotools' view of both."""
+"""COCO's JSON formats: annotation files in, result files out, and the columns of both."""
 
-import contextlib
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from mmengine.logging import print_log
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 
-from mmdet_r2.datasets.coco_json import Id, id_order, no_garbage_collection, read_coco
+from mmdet_r2.datasets.coco_json import Id, no_garbage_collection, read_coco
 from mmdet_r2.errors import DataError
 from mmdet_r2.files import write_json
 from mmdet_r2.structures.masks import compressed, usable_masks
 
+from .coco_backends import Objects, mask_areas
 from .image_result import ImageResult
 
 
 def read_annotations(path: str, backend_args: dict | None = None) -> dict:
-    """A COCO annotation file's ``images``, ``categories`` and ``annotations``, ready for
-    pycocotools; by the rules of :mod:`mmdet_r2.datasets.coco_json`, as for training. ``left_out``
-    says what they leave out.
+    """A COCO annotation file's ``images``, ``categories`` and ``annotations``, by the
+    rules of :mod:`mmdet_r2.datasets.coco_json`, as for training. ``left_out`` says what they leave
+    out.
 
-    ``iscrowd`` and ``area`` are filled in where missing (0, the box's area), and annotations are
-    numbered anew from 1: pycocotools takes a match with id 0 for a miss. ``written_images`` and
+    ``iscrowd`` and ``area`` are filled in where missing (0, the box's area). ``written_images`` and
     ``written_categories`` are ids as the file writes them, where that differs.
 
     Raises:
@@ -36,7 +32,6 @@ def read_annotations(path: str, backend_args: dict | None = None) -> dict:
         annotations: list[dict[str, Any]] = []
         for image in coco.images:
             for a in image.objects:  # nobody else has them: changed in place
-                a['id'] = len(annotations) + 1
                 a.setdefault('iscrowd', 0)
                 if a.get('area') is None:
                     a['area'] = a['bbox'][2] * a['bbox'][3]
@@ -74,33 +69,6 @@ def check_measurable(
         )
 
 
-def numbered(
-    images: list[ImageResult], annotations: dict, category_ids: list[Any]
-) -> tuple[list[ImageResult], dict, list[Any]]:
-    """All three with ids that are numbers: pycocotools sorts ids, and cannot sort texts and
-    numbers together. Numbers stay in their order, texts come after them.
-    """
-    ids = [[entry['id'] for entry in annotations[key]] for key in ('images', 'categories')]
-    if all(isinstance(i, int) and abs(i) < 2**62 for part in ids for i in part):
-        return images, annotations, category_ids
-    image_of, category_of = (
-        {i: n for n, i in enumerate(sorted(part, key=id_order), start=1)} for part in ids
-    )
-    annotations = annotations | dict(
-        images=[i | dict(id=image_of[i['id']]) for i in annotations['images']],
-        categories=[c | dict(id=category_of[c['id']]) for c in annotations['categories']],
-        annotations=[
-            a | dict(image_id=image_of[a['image_id']], category_id=category_of[a['category_id']])
-            for a in annotations['annotations']
-        ],
-    )
-    return (
-        [replace(image, img_id=image_of[image.img_id]) for image in images],
-        annotations,
-        [None if category is None else category_of[category] for category in category_ids],
-    )
-
-
 def annotations_of(images: Sequence[ImageResult], classes: Sequence[str]) -> dict:
     """The data samples' own ground truth in COCO's format; the category id is the label.
 
@@ -118,7 +86,6 @@ def annotations_of(images: Sequence[ImageResult], classes: Sequence[str]) -> dic
                 # without any pixel: the box's
                 area = float(coco_mask.area(compressed(mask, image.height, image.width))) or None
             annotation = dict(
-                id=len(annotations) + 1,
                 image_id=image.img_id,
                 category_id=int(instance['bbox_label']),
                 bbox=[x1, y1, x2 - x1, y2 - y1],
@@ -133,9 +100,16 @@ def annotations_of(images: Sequence[ImageResult], classes: Sequence[str]) -> dic
     )
 
 
-def ground_truth(annotations: dict, iou_type: str) -> COCO:
-    """pycocotools' view of the annotations; for masks without objects that have none (a warning
+def annotated(
+    annotations: dict, images: Mapping[Id, int], labels: Mapping[Id, int], iou_type: str
+) -> Objects:
+    """The objects of some images and categories; for masks without those that have none (a warning
     gives their number).
+
+    Args:
+        annotations: as :func:`read_annotations` gives them.
+        images, labels: number of each image id and category id that counts.
+        iou_type: 'bbox' or 'segm'.
     """
     objects = annotations['annotations']
     if iou_type == 'segm':
@@ -148,48 +122,47 @@ def ground_truth(annotations: dict, iou_type: str) -> COCO:
                 level=30,
             )
         objects = with_mask
-    coco = COCO()
-    # shallow copies: pycocotools writes into the annotations
-    coco.dataset = annotations | {'annotations': [dict(a) for a in objects]}
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
+    objects = [a for a in objects if a['image_id'] in images and a['category_id'] in labels]
+    return Objects(
+        image=[images[a['image_id']] for a in objects],
+        label=[labels[a['category_id']] for a in objects],
+        boxes=[a['bbox'] for a in objects],
+        area=[a['area'] for a in objects],
+        crowd=[a['iscrowd'] for a in objects],
+        masks=[a['segmentation'] for a in objects] if iou_type == 'segm' else None,
+    )
 
 
-def detections(
-    images: Sequence[ImageResult],
-    category_ids: Sequence[int | None],
-    truth: COCO,
-    iou_type: str,
-) -> COCO:
-    """Detections as pycocotools' ``loadRes`` would make them of a file, but also where there are
-    none.
+def detected(images: Sequence[ImageResult], labels: np.ndarray, iou_type: str) -> Objects:
+    """The detections of the images.
 
-    Sizes of masks are those of the mask, not of its box.
+    Args:
+        images: in order.
+        labels: (classes,) the number of each label, -1 where it does not count.
+        iou_type: 'bbox' or 'segm'. Sizes of masks are those of the mask, not of its box.
     """
-    records = (
-        segm_records(images, category_ids)
-        if iou_type == 'segm'
-        else bbox_records(images, category_ids)
-    )
-    areas: Iterable[float]
+    masks: list[dict] | None = None
     if iou_type == 'segm':
-        # one by one: pycocotools counts its list in a byte, and fails beyond 255 (numpy 2)
-        areas = (coco_mask.area(record['segmentation']) for record in records)
-    else:
-        areas = (record['bbox'][2] * record['bbox'][3] for record in records)
-    for number, (record, area) in enumerate(zip(records, areas), start=1):
-        record.update(id=number, area=area, iscrowd=0)
-    coco = COCO()
-    coco.dataset = dict(
-        images=truth.dataset['images'], categories=truth.dataset['categories'], annotations=records
+        masks = [mask for image in images for mask in image.masks or ()]
+    boxes = np.concatenate([np.zeros((0, 4)), *(i.bboxes.astype(np.float64) for i in images)])
+    boxes[:, 2:] -= boxes[:, :2]
+    scores = [
+        i.mask_scores if masks is not None and i.mask_scores is not None else i.scores
+        for i in images
+    ]
+    label = np.concatenate([np.zeros(0, np.int64), *(i.labels for i in images)])
+    found = Objects(
+        image=np.repeat(np.arange(len(images)), [len(i.bboxes) for i in images]),
+        label=labels[label],
+        boxes=boxes,
+        area=None if masks is None else mask_areas(masks),
+        scores=np.concatenate([np.zeros(0), *scores]),
+        masks=masks,
     )
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
+    return found if (found.label >= 0).all() else found.select(found.label >= 0)
 
 
-def bbox_records(images: Sequence[ImageResult], category_ids: Sequence[int | None]) -> list[dict]:
+def bbox_records(images: Sequence[ImageResult], category_ids: Sequence[Id | None]) -> list[dict]:
     """COCO box results: image_id, bbox (x, y, width, height), score, category_id; classes without a
     category are left out.
     """
@@ -205,7 +178,7 @@ def bbox_records(images: Sequence[ImageResult], category_ids: Sequence[int | Non
     return records
 
 
-def segm_records(images: Sequence[ImageResult], category_ids: Sequence[int | None]) -> list[dict]:
+def segm_records(images: Sequence[ImageResult], category_ids: Sequence[Id | None]) -> list[dict]:
     """COCO mask results: image_id, category_id, score, segmentation (RLE, counts in bytes).
 
     No box: readers of such a file would take the object's size from it.
@@ -223,7 +196,7 @@ def segm_records(images: Sequence[ImageResult], category_ids: Sequence[int | Non
 
 def write_results(
     images: Sequence[ImageResult],
-    category_ids: Sequence[int | None],
+    category_ids: Sequence[Id | None],
     prefix: str,
     annotations: Mapping[str, Any] | None = None,
 ) -> list[str]:

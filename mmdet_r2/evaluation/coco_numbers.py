@@ -1,17 +1,17 @@
-"""The numbers of COCO's table, picked from what pycocotools accumulates."""
+"""The numbers of COCO's table, picked from precision and recall."""
 
 import re
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
 from mmdet_r2.errors import ConfigError
 
+from .coco_backends import Evaluation
+
 AP_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 AREAS = {'': 'all', '_s': 'small', '_m': 'medium', '_l': 'large'}
-COCO_MAX_DETS = (1, 10, 100)
 
 
 @dataclass
@@ -25,23 +25,20 @@ class Number:
     max_dets: int = 100
     iou: float | None = None
 
-    def of(self, evaluation: COCOeval) -> float:
+    def of(self, evaluation: Evaluation) -> float:
         """The mean over all that this number does not fix; -1 where no such object is annotated (as
         pycocotools says it).
         """
-        params = evaluation.params
-        area = [i for i, name in enumerate(params.areaRngLbl) if name == self.area]
-        count = [i for i, number in enumerate(params.maxDets) if number == self.max_dets]
-        # precision (T, R, K, A, M), recall (T, K, A, M): IoU, recall point, class, area range,
-        # detections
-        values = evaluation.eval['precision' if self.kind == 'AP' else 'recall']
+        area = [i for i, name in enumerate(evaluation.areas) if name == self.area]
+        count = [i for i, number in enumerate(evaluation.max_dets) if number == self.max_dets]
+        values = evaluation.precision if self.kind == 'AP' else evaluation.recall
         if self.iou is not None:
-            values = values[np.where(self.iou == params.iouThrs)[0]]
+            values = values[np.where(self.iou == evaluation.iou_thrs)[0]]
         return mean_of(values[..., area, count])
 
-    def line(self, evaluation: COCOeval, value: float) -> str:
+    def line(self, evaluation: Evaluation, value: float) -> str:
         """``value`` as pycocotools prints it."""
-        thresholds = evaluation.params.iouThrs
+        thresholds = evaluation.iou_thrs
         iou = (
             f'{thresholds[0]:0.2f}:{thresholds[-1]:0.2f}'
             if self.iou is None

@@ -4,13 +4,14 @@ python tools/analysis_tools/confusion_matrix.py CONFIG RESULTS.pkl SAVE_DIR [--s
 """
 
 import argparse
+from functools import partial
 
-from mmdet_r2.analysis.confusion import plot_confusion
+from mmdet_r2.analysis.confusion import every_pair, plot_confusion
 from mmdet_r2.analysis.files import make_folder, show, write_figure
 from mmdet_r2.analysis.inputs import compared, read_tested
 from mmdet_r2.config_options import DictAction
 from mmdet_r2.errors import ConfigError, run_cli
-from mmdet_r2.evaluation.mistakes import confusion_matrix
+from mmdet_r2.evaluation.coco_backends import Evaluation
 from mmdet_r2.files import write_json
 
 EPILOG = """\
@@ -71,9 +72,8 @@ def main() -> None:
         raise ConfigError(f'--tp-iou-thr {args.tp_iou_thr}: expected 0.1 to 1.')
     tested = read_tested(args.config, args.prediction_path, args.cfg_options)
     data = compared(tested, iou_type=args.iou_type, nms_iou_thr=args.nms_iou_thr)
-    matrix = confusion_matrix(
-        data, score_thr=args.score_thr, iou_thr=args.tp_iou_thr, every=args.count == 'every'
-    )
+    count = partial(every_pair, data) if args.count == 'every' else Evaluation(data).confusion
+    matrix = count(score_thr=args.score_thr, iou_thr=args.tp_iou_thr)
     folder = make_folder(args.save_dir)
     title = f'{args.iou_type}, IoU >= {args.tp_iou_thr:g}, score >= {args.score_thr:g}'
     figure = plot_confusion(matrix, tested.classes, title=title, color_theme=args.color_theme)
