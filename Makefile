@@ -10,7 +10,7 @@ DEMO_DATA ?= data/demo
 # a process per core, whole files each
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help install install-tests demo demo-data docs test slow long parity check lint format types clean
+.PHONY: help install install-tests demo demo-data docs test slow long tv parity check lint format types clean
 
 help:
 	@echo 'make demo     install, generate data, train, evaluate, draw (6 minutes on 2 cores)'
@@ -53,6 +53,12 @@ slow: install-tests
 
 long: install-tests
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+# beside torchvision, in an environment of its own: the only torch that one exists for is larger
+tv:
+	@$(PYTHON) tools/install.py --venv .venv-tv --torch torch==2.14.1 --extras vision
+	@.venv-tv/bin/python -m pip install --quiet pytest pytest-timeout pytest-xdist
+	.venv-tv/bin/python -m pytest -m tv $(PYTEST_ARGS)
 
 parity: install-tests
 	$(BIN)/python -m pytest -m parity $(PYTEST_ARGS)

@@ -8,6 +8,8 @@ from record_pools import GAMMA, RECORD, SCALE, SIZE, inputs
 from mmdet_r2 import ops
 from mmdet_r2.models.roi import SingleRoIExtractor
 
+pytestmark = pytest.mark.tv
+
 # What inputs() says: cells of the later RoIs leave the map. There mmcv goes on with the gradient of
 # the border's cells although the value stays; ours is the value's.
 INSIDE = 3

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from ..files import writing
+from ..ops import backend
 
 # How the listings begin, after dashes and empty lines.
 _LISTINGS = (
@@ -51,10 +52,12 @@ def _unwritten(handler: logging.FileHandler, record: logging.LogRecord) -> None:
 
 def summary(logger: logging.Logger, name: str, processes: int, seed: int | None) -> str:
     """One line instead: ``name`` of the run, on what it runs, and where the rest stands."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
+    gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if gpu else 'CPU'
     files = [one.baseFilename for one in logger.handlers if isinstance(one, logging.FileHandler)]
     text = (
         f'{name}: {processes} process{"es" if processes > 1 else ""} on {device}, '
-        f'Python {platform.python_version()}, torch {torch.__version__}, seed {seed}'
+        f'Python {platform.python_version()}, torch {torch.__version__}, '
+        f'operators of {backend("cuda" if gpu else "cpu")}, seed {seed}'
     )
     return f'{text}; config, environment and hooks: {files[0]}' if files else text

@@ -1,8 +1,9 @@
 """Operators: NMS, pooling of RoIs, deformable convolution.
 
-On the CPU they are our own, in torch and numpy, and need nothing compiled. On a GPU mmcv's compiled
-operators are used where they are there, else torchvision's; with neither, importing works and the
-first use says which command repairs it.
+On the CPU they are our own, in torch and numpy, and need nothing compiled; only NMS is
+torchvision's where that is installed, which is faster still. On a GPU mmcv's compiled operators are
+used where they are there, else torchvision's; with neither, importing works and the first use says
+which command repairs it.
 """
 
 import torch
@@ -40,9 +41,10 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
     boxes, scores = boxes.float(), scores.float()
     if boxes.shape[0] == 0:
         return boxes.new_zeros(0, dtype=torch.long)
-    if boxes.device.type == 'cpu':
+    library = backend(boxes.device.type)
+    if library == 'torch':
         return nms_torch(boxes, scores, iou_threshold, offset)
-    if backend(boxes.device.type) == 'mmcv':
+    if library == 'mmcv':
         from mmcv.ops import nms as mmcv_nms
 
         return mmcv_nms(boxes, scores, iou_threshold, offset)[1]

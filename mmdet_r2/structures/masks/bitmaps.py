@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmdet_r2 import ops
+from mmdet_r2.ops.backends import problem_of
 from mmdet_r2.structures.masks import affine
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
@@ -263,7 +264,7 @@ def _align(bitmaps: Tensor, rois: Tensor, size: Shape) -> Tensor:
     """(n, H, W) uint8, (r, 5) -> (r, h, w) float32 of 0 and 1."""
     if len(rois) == 0:
         return rois.new_zeros((0, *size))
-    if ops.backend(rois.device.type) == 'mmcv':
+    if not problem_of('mmcv', rois.device.type):
         # The compiled kernel on the CPU too: for one channel it is faster than our matrix product,
         # and an average of exactly one half, common where boxes meet masks, is decided by rounding.
         from mmcv.ops import roi_align
