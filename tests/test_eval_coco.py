@@ -18,7 +18,7 @@ from warm_python import python
 
 from mmdet_r2.errors import ConfigError, DataError
 from mmdet_r2.evaluation import CocoMetric, DumpDetResults, load_results
-from mmdet_r2.evaluation.coco_numbers import TWELVE
+from mmdet_r2.evaluation.coco_numbers import TWELVE, class_table
 from mmdet_r2.evaluation.image_result import pack, unpack
 
 KEYS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -624,3 +624,11 @@ def test_an_image_that_was_not_run_is_not_counted(small):
     part['annotations'] = [a for a in data['annotations'] if a['image_id'] in ids]
     expected = reference(part, {i: found[i] for i in ids}, 'bbox')
     assert [values[f'coco/bbox_{key}'] for key in KEYS] == expected.stats[:6].tolist()
+
+
+def test_the_table_of_classes_leaves_out_sizes_that_nothing_has():
+    keys = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
+    rows = {'cat': dict.fromkeys(keys, 0.5) | dict(APl=None, num_gt=3)}
+    assert 'mAP_l' not in class_table(rows) and 'mAP_s' in class_table(rows)
+    rows['dog'] = dict.fromkeys(keys) | dict(APl=0.25, num_gt=1)
+    assert 'mAP_l' in class_table(rows)

@@ -90,10 +90,14 @@ def mean_of(values: np.ndarray) -> float:
 
 
 def class_table(per_class: dict[str, dict]) -> str:
-    """Average precision and number of objects of every class, as a table."""
-    keys = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
-    rows = [['category', *AP_ITEMS, 'objects']]
+    """Average precision and number of objects of every class, as a table; without the sizes that no
+    object has."""
+    columns = dict(zip(('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl'), AP_ITEMS))
+    for size in ('APs', 'APm', 'APl'):
+        if all(row[size] is None for row in per_class.values()):
+            del columns[size]
+    rows = [['category', *columns.values(), 'objects']]
     for name, row in per_class.items():
-        cells = ['-' if row[key] is None else f'{row[key]:.3f}' for key in keys]
+        cells = ['-' if row[key] is None else f'{row[key]:.3f}' for key in columns]
         rows.append([name, *cells, str(row['num_gt'])])
     return AsciiTable(rows).table
