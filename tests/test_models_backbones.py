@@ -495,7 +495,8 @@ def test_fallback_on_stride_keeps_plain_convolutions():
         (ResNet, dict(depth=50, out_indices=(0, 4)), 'out_indices is (0, 4)'),
         (ResNet, dict(depth=50, out_indices=()), 'out_indices is ()'),
         (ResNet, dict(depth=50, frozen_stages=5), 'frozen_stages is 5'),
-        (ResNet, dict(depth=50, plugins=[dict()]), 'plugins is not supported'),
+        (ResNet, dict(depth=50, plugins=[dict()]), 'position'),
+        (ResNet, dict(depth=18, plugins=[dict()]), 'plugins is not supported'),
         (ResNet, dict(depth=50, pretrained='a', init_cfg=dict(type='Normal')), 'not both'),
         (ResNet, dict(depth=18, dcn=DCN, stage_with_dcn=LAST_THREE), 'depth 50 or more'),
         (ResNet, dict(depth=50, dcn=DCN, stage_with_dcn=(True,)), 'stage_with_dcn has 1 values'),
@@ -539,3 +540,26 @@ def test_the_forward_pass_compiles_without_breaks(training):
     compiled = torch.compile(model, backend='eager', fullgraph=True)
     assert_close(compiled(images()), model(images()))
     torch.compiler.reset()
+
+
+def test_plugins_sit_where_they_are_asked_for() -> None:
+    cfg = dict(type='ContextBlock', ratio=1 / 16)
+    stages = (False, True, False, False)
+    plugin = dict(cfg=cfg, stages=stages, position='after_conv3')
+    torch.manual_seed(0)
+    net = ResNet(50, base_channels=16, plugins=[plugin]).eval()
+    plain = ResNet(50, base_channels=16).eval()
+    added = [key for key in net.state_dict() if key not in plain.state_dict()]
+    assert added and all(
+        key.startswith('layer2.') and '.context_block.' in key for key in added
+    )  # mmdetection's keys
+    plain.load_state_dict(net.state_dict(), strict=False)
+    x = torch.rand(1, 3, 64, 64)
+    ours, without = net(x), plain(x)
+    assert torch.equal(ours[0], without[0])
+    block = net.layer2[0].context_block
+    assert type(block).__name__ == 'ContextBlock' and block.in_channels == 128
+    torch.nn.init.ones_(block.channel_add_conv[-1].bias)  # adds 1 to every cell of the residual
+    torch.nn.init.zeros_(block.channel_add_conv[-1].weight)
+    seen = plain.layer2[0].residual(ours[0])
+    torch.testing.assert_close(net.layer2[0].residual(ours[0]), seen + 1)

@@ -16,7 +16,7 @@ from functools import partialmethod
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmcv.cnn import build_conv_layer, build_norm_layer, build_plugin_layer
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -246,9 +246,12 @@ class Bottleneck(ResidualBlock):
         groups, base_width, base_channels: ResNeXt's cardinality and width per group. With one group
             the width is ``planes``, otherwise ``floor(planes * base_width / base_channels) *
             groups``.
+        plugins: mmcv's plugin layers, dicts of ``cfg`` and ``position`` (one of
+            ``plugin_positions``).
     """
 
     expansion = 4
+    plugin_positions = ('after_conv1', 'after_conv2', 'after_conv3')
 
     def __init__(
         self,
@@ -267,6 +270,7 @@ class Bottleneck(ResidualBlock):
         groups: int = 1,
         base_width: int = 64,
         base_channels: int = 64,
+        plugins: Sequence[dict] = (),
     ) -> None:
         super().__init__(with_cp=with_cp, zero_init=zero_init)
         norm_cfg = norm_cfg or dict(type='BN')
@@ -287,12 +291,52 @@ class Bottleneck(ResidualBlock):
         )
         self.last_norm_name = self.norm3_name = add_norm(self, norm_cfg, planes * self.expansion, 3)
         self.downsample = downsample
+        # Names of layers, which are keys of the checkpoint, by position.
+        self.plugin_names: dict[str, list[str]] = {name: [] for name in self.plugin_positions}
+        for plugin in plugins:
+            self._add_plugin(
+                plugin['position'],
+                dict(plugin['cfg']),
+                planes * self.expansion if plugin['position'] == 'after_conv3' else width,
+            )
+
+    def _add_plugin(self, position: str, cfg: dict, channels: int) -> None:
+        try:
+            postfix = cfg.pop('postfix', '')
+            name, layer = build_plugin_layer(cfg, postfix=postfix, in_channels=channels)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f'backbone.plugins: {error}') from error
+        if hasattr(self, name):
+            raise ConfigError(f'backbone.plugins has {name} twice: give each cfg its postfix')
+        self.add_module(name, layer)
+        self.plugin_names[position].append(name)
+
+    def _plugged(self, x: Tensor, position: str) -> Tensor:
+        for name in self.plugin_names[position]:
+            x = getattr(self, name)(x)
+        return x
 
     def residual(self, x: Tensor) -> Tensor:
         direct = self.direct
         x = self.relu(conv_norm(x, self.conv1, getattr(self, self.norm1_name), direct))
+        x = self._plugged(x, 'after_conv1')
         x = self.relu(conv_norm(x, self.conv2, getattr(self, self.norm2_name), direct))
-        return conv_norm(x, self.conv3, getattr(self, self.norm3_name), direct)
+        x = self._plugged(x, 'after_conv2')
+        x = conv_norm(x, self.conv3, getattr(self, self.norm3_name), direct)
+        return self._plugged(x, 'after_conv3')
+
+
+def stage_plugins(plugins: Sequence[dict], stage: int, num_stages: int) -> list[dict]:
+    """The plugins of one stage: those whose ``stages`` (all, if left out) say so."""
+    for plugin in plugins:
+        if plugin.get('position') not in Bottleneck.plugin_positions or 'cfg' not in plugin:
+            raise ConfigError(
+                f'backbone.plugins: {plugin!r} needs a cfg and a position, one of '
+                + ', '.join(Bottleneck.plugin_positions)
+            )
+        if len(plugin.get('stages') or (True,) * num_stages) != num_stages:
+            raise ConfigError(f'backbone.plugins: stages needs {num_stages} values (num_stages)')
+    return [p for p in plugins if not p.get('stages') or p['stages'][stage]]
 
 
 def default_init(
@@ -394,7 +438,8 @@ class ResNet(BaseModule):
             still train.
         dcn: mmcv config of a deformable convolution (DCN or DCNv2) for the 3x3 convolutions of the
             stages for which ``stage_with_dcn`` is True.
-        plugins: accepted for mmdetection's signature; only ``None``.
+        plugins: layers of mmcv (ContextBlock, GeneralizedAttention, NonLocal2d) in the bottlenecks,
+            dicts of ``cfg``, ``stages`` (a bool each) and ``position``.
         with_cp: recompute each block in the backward pass instead of storing its activations.
         zero_init_residual: start each block as its shortcut (weight of the last norm is 0).
         groups, base_width: ResNeXt's cardinality and width per group.
@@ -433,7 +478,7 @@ class ResNet(BaseModule):
         norm_eval: bool = True,
         dcn: dict | None = None,
         stage_with_dcn: Sequence[bool] = (False, False, False, False),
-        plugins: None = None,
+        plugins: Sequence[dict] | None = None,
         with_cp: bool = False,
         zero_init_residual: bool = True,
         groups: int = 1,
@@ -451,8 +496,6 @@ class ResNet(BaseModule):
             raise ConfigError(
                 f'backbone.depth is {depth}; {type(self).__name__} has the depths {known}'
             )
-        if plugins is not None:
-            raise ConfigError('backbone.plugins is not supported: remove it or set it to None')
         if style not in ('pytorch', 'caffe'):
             raise ConfigError(f"backbone.style is {style!r}; expected 'pytorch' or 'caffe'")
         if not 1 <= num_stages <= 4:
@@ -479,6 +522,10 @@ class ResNet(BaseModule):
         default_block, stage_blocks = self.arch_settings[depth]
         block = block or default_block
         block_args = dict(block_args or {})
+        if plugins and block is not Bottleneck:
+            raise ConfigError(
+                'backbone.plugins is not supported without the bottlenecks of ResNet and ResNeXt'
+            )
         if groups > 1:
             if block is not Bottleneck:
                 raise ConfigError(f'backbone.groups needs bottleneck blocks, not depth {depth}')
@@ -506,6 +553,7 @@ class ResNet(BaseModule):
                 norm_cfg=norm_cfg,
                 block_args=dict(
                     block_args,
+                    **dict(plugins=stage_plugins(plugins, i, num_stages)) if plugins else {},
                     dilation=dilations[i],
                     style=style,
                     with_cp=with_cp,
