@@ -167,6 +167,7 @@ class Evaluation:
     max_dets: Sequence[int] = MAX_DETS
     areas: dict[str, tuple[float, float]] = field(default_factory=lambda: AREAS)
     backend: str = 'hotcoco'
+    _verdicts: dict[float, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False)
 
     @property
     def precision(self) -> np.ndarray:
@@ -184,6 +185,7 @@ class Evaluation:
             return self._by_pycocotools()
         self._evaluated.accumulate()
         found = self._evaluated.eval
+        del found['scores']  # as large as precision, and nobody asks for them
         return np.asarray(found['precision']), np.asarray(found['recall'])
 
     def _by_pycocotools(self) -> tuple[np.ndarray, np.ndarray]:
@@ -252,6 +254,8 @@ class Evaluation:
         """(n,) for each detection RIGHT, WRONG or IGNORED, and (n,) the object that a RIGHT one has
         found, else -1.
         """
+        if iou_thr in self._verdicts:
+            return self._verdicts[iou_thr]
         # 2.0: no score is so high, so that no wrong labels are looked for
         found = self._asked(iou_thr).image_diagnostics(iou_thr, 2.0)
         status, matches = found['dt_status'], found['dt_match']
@@ -262,6 +266,7 @@ class Evaluation:
         ]
         match[np.fromiter(matches, np.int64, len(matches)) - 1] = [*matches.values()]
         match[match > 0] -= 1
+        self._verdicts[iou_thr] = verdict, match
         return verdict, match
 
     def image_precision(self, iou_thr: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """All metrics of a test or validation, and what can be said about them before the first image."""
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,6 +91,7 @@ class Evaluator(MMEngineEvaluator):
         Raises:
             ConfigError: two metrics give a number of one name.
         """
+        start = time.perf_counter()
         values: dict[str, float] = {}
         of: dict[str, Any] = {}
         for metric in self.metrics:
@@ -97,6 +99,8 @@ class Evaluator(MMEngineEvaluator):
                 if name in values:
                     raise ConfigError(_name_twice(name, of[name], metric, 'evaluator'))
                 values[name], of[name] = value, metric
+        seconds = time.perf_counter() - start
+        print_log(f'evaluation of {size} images took {seconds:.1f} s', 'current')
         return values
 
 

@@ -152,6 +152,14 @@ def _inspect(rles: Sequence[object], shapes: Sequence[Shape]) -> tuple[list[str]
 
 def _form_problem(rle: object, height: int, width: int) -> str:
     """What is wrong with run lengths apart from the numbers."""
+    if (
+        type(rle) is dict
+        and type(rle.get('counts')) is bytes
+        and rle.get('size') == [height, width]
+        and height * width <= MAX_MASK_PIXELS
+        and type(rle['size'][0]) is type(rle['size'][1]) is int
+    ):
+        return ''  # as encoders write them
     if not isinstance(rle, dict):
         return f'run lengths are {_short(rle)}, expected size and counts'
     size, counts = rle.get('size'), rle.get('counts')
@@ -206,7 +214,10 @@ def _inspect_texts(
         sums = np.concatenate([[0], np.cumsum(flags, dtype=np.int64)])
         return sums[end] - sums[first]
 
-    strange = within(codes > 63, starts, ends) > 0
+    def any_within(flags: np.ndarray, first: np.ndarray, end: np.ndarray) -> np.ndarray:
+        return within(flags, first, end) > 0 if flags.any() else np.zeros(len(first), bool)
+
+    strange = any_within(codes > 63, starts, ends)
     last = (codes & 32) == 0  # of a number
     filled = ends > starts
     cut = np.zeros(len(texts), bool)
@@ -231,18 +242,19 @@ def _inspect_texts(
         head = number[chain] == 2 - parity
         before = (sums - runs[chain])[head]
         runs[chain] = sums - np.repeat(before, np.diff(np.append(np.flatnonzero(head), len(chain))))
-    long = within(characters > _LONGEST_NUMBER, first, after) > 0
-    below = within(runs < 0, first, after) > 0
-    empty = within((runs == 0) & (number > 0), first, after) > 0
+    long = any_within(characters > _LONGEST_NUMBER, first, after)
+    below = any_within(runs < 0, first, after)
+    empty = any_within((runs == 0) & (number > 0), first, after)
     totals = within(runs, first, after)
-    for k, (i, _) in enumerate(texts):
-        height, width = shapes[i]
+    pixels = np.array([shapes[i][0] * shapes[i][1] for i, _ in texts])
+    for k in np.flatnonzero(strange | cut | long | below | empty | (totals != pixels)):
+        i = texts[k][0]
         if strange[k] or cut[k] or long[k]:
             problems[i] = 'its compressed run lengths cannot be decoded'
         elif below[k]:
             problems[i] = 'one of its run lengths is negative'
         else:
-            problems[i] = _sum_problem(int(totals[k]), height * width)
+            problems[i] = _sum_problem(int(totals[k]), int(pixels[k]))
         rough[i] = bool(empty[k])
 
 
