@@ -247,7 +247,8 @@ def _inspect_texts(
     empty = any_within((runs == 0) & (number > 0), first, after)
     totals = within(runs, first, after)
     pixels = np.array([shapes[i][0] * shapes[i][1] for i, _ in texts])
-    for k in np.flatnonzero(strange | cut | long | below | empty | (totals != pixels)):
+    odd = strange | cut | long | below | empty | (totals != pixels)
+    for k in np.flatnonzero(odd).tolist():
         i = texts[k][0]
         if strange[k] or cut[k] or long[k]:
             problems[i] = 'its compressed run lengths cannot be decoded'
