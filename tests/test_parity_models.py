@@ -12,7 +12,7 @@ import torch
 from parity import cases, ours
 
 # Their parts are also in those of the others.
-SLOW = ('faster_rcnn_r2_101', 'mask_rcnn_r50', 'mask_rcnn_r50_c4')
+SLOW = ('faster_rcnn_r2_101', 'mask_rcnn_r50', 'mask_rcnn_r50_c4', 'mask_rcnn_r50_gcb')
 
 
 @pytest.fixture(
@@ -21,8 +21,8 @@ SLOW = ('faster_rcnn_r2_101', 'mask_rcnn_r50', 'mask_rcnn_r50_c4')
 )
 def model(request):
     """(name, our arrays, stored arrays) of one detector."""
-    config = cases.MODELS[request.param][1]
-    return request.param, ours.detector(config), ours.load(request.param)
+    given = cases.MODELS[request.param][1:]
+    return request.param, ours.detector(*given), ours.load(request.param)
 
 
 def test_state_dict_has_the_same_keys_and_shapes(model):
@@ -77,6 +77,25 @@ def test_final_detections(model, index):
     assert worst['boxes'] < 0.01
     assert worst['scores'] < 1e-4
     assert worst.get('1 - mask IoU', 0) <= 1e-3
+
+
+def test_fast_rcnn():
+    """Losses, gradients and detections of given proposals."""
+    arrays, stored = ours.fast(cases.FAST['fast_rcnn_r50'][1]), ours.load('fast_rcnn_r50')
+    assert cases.unpack_text(arrays['keys']) == cases.unpack_text(stored['keys'])
+    numbers = {key for key in arrays if key.startswith(('loss/', 'gradient/'))}
+    assert {'loss/loss_cls', 'loss/loss_bbox'} <= numbers
+    assert numbers == {k.split('@')[0] for k in stored if k.startswith(('loss/', 'gradient/'))}
+    worst = {
+        key: cases.deviation(key, arrays[key], stored, average=key.startswith('gradient'))
+        for key in numbers
+    }
+    limits = {key: 1e-3 if key.startswith('gradient') else 1e-4 for key in numbers}
+    assert {key: value for key, value in worst.items() if value > limits[key]} == {}
+    for index in range(2):
+        assert len(set(stored[f'final/{index}/labels'])) > 1
+        found = ours.match_detections(arrays, stored, index, with_masks=False)
+        assert found['boxes'] < 0.01 and found['scores'] < 1e-4
 
 
 # The last norm of every residual block starts at zero by default. mmdetection documents that for

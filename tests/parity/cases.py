@@ -12,7 +12,18 @@ import zlib
 
 import numpy as np
 
-# Stored files: name -> (config of mmdetection 3.x, our published config name)
+# What mmdetection's config of a model with global context has beyond ours without.
+CONTEXT = {
+    'model.backbone.plugins': [
+        dict(
+            cfg=dict(type='ContextBlock', ratio=1 / 4),
+            stages=(False, True, True, True),
+            position='after_conv3',
+        )
+    ]
+}
+
+# Stored files: name -> (config of mmdetection 3.x, our published config name[, what else is set])
 MODELS = {
     'faster_rcnn_r2_101': (
         'res2net/faster-rcnn_res2net-101_fpn_2x_coco.py',
@@ -31,6 +42,16 @@ MODELS = {
         'mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py',
         'mask_rcnn_r50_caffe_c4_1x_coco',
     ),
+    'mask_rcnn_r50_gcb': (
+        'gcnet/mask-rcnn_r50-gcb-r4-c3-c5_fpn_1x_coco.py',
+        'mask_rcnn_r50_fpn_1x_coco',
+        CONTEXT,
+    ),
+}
+
+# The same for Fast R-CNN, whose proposals are :func:`cascade_rois`.
+FAST = {
+    'fast_rcnn_r50': ('fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py', 'fast_rcnn_r50_fpn_1x_coco'),
 }
 
 # The same for detectors of several stages.
@@ -98,6 +119,7 @@ GRADIENTS = (
     'fc_reg.bias',
     'mask_head.convs.0.conv.weight',
     'conv_logits.bias',
+    'layer3.2.context_block.channel_add_conv.3.weight',
     # cascades
     'mask_head.0.convs.0.conv.weight',
     'mask_head.1.convs.3.conv.bias',
@@ -130,6 +152,8 @@ GAINS = (
     (r'^roi_head\.semantic_head\.lateral_convs', 0.45),  # five of them are added up
     (r'^roi_head\.semantic_head\.conv_(logits|embedding)', 0.2),
     (r'conv_res\.conv\.weight$', 0.5),
+    # the same for all cells: what there is more of decides about every anchor and RoI alike
+    (r'channel_add_conv\.3\.weight$', 0.05),
 )
 
 

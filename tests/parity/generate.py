@@ -3,7 +3,7 @@
     PYTHON tests/parity/generate.py [--out tests/data/parity] [NAME ...]
 
 PYTHON is that of an environment with mmdetection 3.x and mmcv's compiled operators; this project
-is not imported. NAMEs are keys of ``cases.MODELS``, ``cases.CASCADES`` and of ``others`` in
+is not imported. NAMEs are keys of ``cases.MODELS``, ``CASCADES``, ``FAST`` and of ``others`` in
 ``main``; all by default.
 
     PYTHON tests/parity/generate.py --save-state FILE CONFIG
@@ -44,7 +44,7 @@ def build(config: str, exhaustive: bool = False):
     train = cfg.model.train_cfg
     stages = train.rcnn if isinstance(train.rcnn, list) else [train.rcnn]
     if exhaustive:
-        for part in (train.rpn, *stages):
+        for part in filter(None, (train.get('rpn'), *stages)):
             part.sampler.update(num=cases.EXHAUSTIVE, pos_fraction=0.5)
     few = cases.few_boxes(len(stages), bool(cfg.model.roi_head.get('shared_head')))
     if few:
@@ -55,7 +55,7 @@ def build(config: str, exhaustive: bool = False):
     return MODELS.build(cfg.model)
 
 
-def inputs(crowded: bool = False) -> dict:
+def inputs(crowded: bool = False, with_rpn: bool = True) -> dict:
     pictures, samples = [], []
     for index, item in enumerate(cases.batch(crowded)):
         height, width = item['img'].shape[:2]
@@ -75,6 +75,9 @@ def inputs(crowded: bool = False) -> dict:
         )
         sample.ignored_instances = InstanceData(bboxes=torch.from_numpy(item['ignored']))
         sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(item['sem_seg'])[None])
+        if not with_rpn:
+            own = cases.cascade_rois()
+            sample.proposals = InstanceData(bboxes=torch.from_numpy(own[own[:, 0] == index, 1:]))
         pictures.append(torch.from_numpy(np.ascontiguousarray(item['img'].transpose(2, 0, 1))))
         samples.append(sample)
     return dict(inputs=pictures, data_samples=samples)
@@ -145,7 +148,7 @@ def record_training(config: str, crowded: bool = False) -> dict[str, np.ndarray]
     model = build(config, exhaustive=True)
     cases.fill_model(model)
     model.train()
-    data = model.data_preprocessor(inputs(crowded), True)
+    data = model.data_preprocessor(inputs(crowded, model.with_rpn), True)
     losses = model.loss(data['inputs'], data['data_samples'])
     total = 0
     for name, value in losses.items():
@@ -158,6 +161,18 @@ def record_training(config: str, crowded: bool = False) -> dict[str, np.ndarray]
         if parameter.grad is not None and any(part in name for part in cases.GRADIENTS):
             arrays[f'gradient/{name}'] = numpy(parameter.grad)
     return arrays
+
+
+def record_fast(config: str) -> dict[str, np.ndarray]:
+    """What is found from given proposals, and a training step on them."""
+    model = build(config)
+    keys = {name: list(value.shape) for name, value in model.state_dict().items()}
+    cases.fill_model(model)
+    model.eval()
+    with torch.no_grad():
+        data = model.data_preprocessor(inputs(with_rpn=False), False)
+        arrays = record_detections(model, data)
+    return finish(arrays | record_training(config), keys, whole=('final/',))
 
 
 def record_cascade(config: str) -> dict[str, np.ndarray]:
@@ -397,7 +412,7 @@ def record_configs() -> dict[str, np.ndarray]:
 def record_initialisation() -> dict[str, np.ndarray]:
     """Statistics of every parameter before training, backbones from scratch."""
     stored = {}
-    for name, (config, _) in {**cases.MODELS, **cases.CASCADES}.items():
+    for name, (config, *_) in {**cases.MODELS, **cases.CASCADES}.items():
         torch.manual_seed(0)
         model = build(config)
         model.init_weights()
@@ -434,11 +449,13 @@ def main() -> None:
         initialisation=record_initialisation,
     )
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in args.names or [*cases.MODELS, *cases.CASCADES, *others]:
+    for name in args.names or [*cases.MODELS, *cases.CASCADES, *cases.FAST, *others]:
         if name in others:
             stored = others[name]()
         elif name in cases.CASCADES:
             stored = record_cascade(cases.CASCADES[name][0])
+        elif name in cases.FAST:
+            stored = record_fast(cases.FAST[name][0])
         else:
             stored = record_model(cases.MODELS[name][0])
         np.savez_compressed(args.out / f'{name}.npz', **stored)

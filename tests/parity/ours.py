@@ -29,13 +29,13 @@ def numpy(value: torch.Tensor) -> np.ndarray:
     return value.detach().cpu().numpy()
 
 
-def build(config: str, exhaustive: bool = False):
+def build(config: str, overrides: dict | None = None, exhaustive: bool = False):
     """A model of a config (path, name or Config), without the weights its backbone asks for."""
-    model = load_config(config, {'model.backbone.init_cfg': None}).model
+    model = load_config(config, {'model.backbone.init_cfg': None, **(overrides or {})}).model
     train = model.train_cfg
     stages = train.rcnn if isinstance(train.rcnn, list) else [train.rcnn]
     if exhaustive:
-        for part in (train.rpn, *stages):
+        for part in filter(None, (train.get('rpn'), *stages)):
             part.sampler.update(num=cases.EXHAUSTIVE, pos_fraction=0.5)
     few = cases.few_boxes(len(stages), bool(model.roi_head.get('shared_head')))
     if few:
@@ -47,7 +47,7 @@ def build(config: str, exhaustive: bool = False):
     return MODELS.build(model)
 
 
-def inputs(crowded: bool = False) -> dict:
+def inputs(crowded: bool = False, with_rpn: bool = True) -> dict:
     pictures, samples = [], []
     for index, item in enumerate(cases.batch(crowded)):
         height, width = item['img'].shape[:2]
@@ -67,6 +67,9 @@ def inputs(crowded: bool = False) -> dict:
         )
         sample.ignored_instances = InstanceData(bboxes=torch.from_numpy(item['ignored']))
         sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(item['sem_seg'])[None])
+        if not with_rpn:
+            own = cases.cascade_rois()
+            sample.proposals = InstanceData(bboxes=torch.from_numpy(own[own[:, 0] == index, 1:]))
         pictures.append(torch.from_numpy(np.ascontiguousarray(item['img'].transpose(2, 0, 1))))
         samples.append(sample)
     return dict(inputs=pictures, data_samples=samples)
@@ -76,12 +79,12 @@ def state_shapes(model: torch.nn.Module) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in model.state_dict().items()}
 
 
-def detector(config: str) -> dict[str, np.ndarray]:
+def detector(config: str, overrides: dict | None = None) -> dict[str, np.ndarray]:
     """Everything from the network's input to the final detections, and a training step; ``keys``:
     shapes by name.
     """
     arrays = {}
-    model = build(config, exhaustive=True)
+    model = build(config, overrides, exhaustive=True)
     arrays['keys'] = cases.pack_text(state_shapes(model))
     cases.fill_model(model)
     model.eval()
@@ -112,6 +115,18 @@ def detector(config: str) -> dict[str, np.ndarray]:
             arrays['mask/logits'] = numpy(head.mask_forward(features, context, rois, None)[0])
         arrays |= detections(model, data)
     return arrays | training(model)
+
+
+def fast(config: str) -> dict[str, np.ndarray]:
+    """What Fast R-CNN finds from given proposals, and a training step on them."""
+    model = build(config, exhaustive=True)
+    keys = cases.pack_text(state_shapes(model))
+    cases.fill_model(model)
+    model.eval()
+    with torch.no_grad():
+        data = model.data_preprocessor(inputs(with_rpn=False), False)
+        found = detections(model, data)
+    return dict(keys=keys) | found | training(model)
 
 
 def detections(model, data: dict) -> dict[str, np.ndarray]:
@@ -180,7 +195,7 @@ def training(model, crowded: bool = False) -> dict[str, np.ndarray]:
     """Losses of a model that samples everything, and some gradients of their sum."""
     arrays = {}
     model.train()
-    data = model.data_preprocessor(inputs(crowded), True)
+    data = model.data_preprocessor(inputs(crowded, model.with_rpn), True)
     losses = model.loss(data['inputs'], data['data_samples'])
     for name, value in losses.items():
         arrays[f'loss/{name}'] = numpy(value).reshape(())
@@ -346,9 +361,13 @@ def match_masks(masks: np.ndarray, arrays: dict, stored: dict, index: int, name:
 
 def report(folder: Path) -> None:
     """Largest deviations, one line per quantity."""
-    for name, (_, config) in {**cases.MODELS, **cases.CASCADES}.items():
-        stored = load(name, folder)
-        arrays = cascade(config) if name in cases.CASCADES else detector(config)
+    computed = (
+        *((name, detector, given) for name, (_, *given) in cases.MODELS.items()),
+        *((name, cascade, given) for name, (_, *given) in cases.CASCADES.items()),
+        *((name, fast, given) for name, (_, *given) in cases.FAST.items()),
+    )
+    for name, compute, given in computed:
+        stored, arrays = load(name, folder), compute(*given)
         worst: dict[str, float] = {}
 
         def note(key: str, value: float, worst: dict[str, float] = worst) -> None:
