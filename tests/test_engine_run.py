@@ -25,7 +25,7 @@ from mmdet_r2.engine.state import (
     unpack_rng_state,
     untouched_rng,
 )
-from mmdet_r2.errors import CheckpointError, ConfigError, DataError
+from mmdet_r2.errors import CheckpointError, ConfigError, DataError, UserError
 
 
 def tool(repo: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -306,3 +306,17 @@ def test_the_screen_shows_a_line_where_the_file_lists(tmp_path: Path, capsys: An
     assert f'1 process on CPU, Python {sys.version.split()[0]}, torch' in lines[0]
     assert lines[0].endswith(f'config, environment and hooks: {file}')
     assert f'seed {runner.seed};' in lines[0]
+
+
+def test_pretrained_weights_that_load_from_replaces_are_not_fetched(tmp_path: Path) -> None:
+    weights = build_runner(toy_config(tmp_path / 'first')).model.state_dict()
+    heads = {name: value for name, value in weights.items() if 'backbone' not in name}
+    for name, part in (('whole', weights), ('heads', heads)):
+        torch.save(dict(state_dict=part), tmp_path / f'{name}.pth')
+        runner = build_runner(toy_config(tmp_path / name, load_from=str(tmp_path / f'{name}.pth')))
+        runner.model.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'imagenet.pth'))
+        if name == 'whole':
+            runner.train()
+        else:
+            with pytest.raises(UserError, match=r'imagenet\.pth'):
+                runner.train()

@@ -28,8 +28,8 @@ from ..evaluation.collect import run_on_main
 from ..files import write_text
 from ..launcher import end_with_launcher
 from ..registry import LOOPS, MODELS, RUNNERS, build, built_from
+from ..zoo import checkpoint_weights, read_checkpoint
 from ..zoo import load_checkpoint as zoo_load_checkpoint
-from ..zoo import read_checkpoint
 from .checkpoint import CheckpointHook, latest_checkpoint, write_atomically
 from .checks import base_batch_size, check_loader, check_milestones, check_optimizer
 from .data_order import build_eval_dataloader, build_train_dataloader
@@ -502,9 +502,26 @@ class Runner(_Runner):
             super()._maybe_compile(target)
 
     def _init_model_weights(self) -> None:
-        if self._resumed is None:  # else all are about to be replaced: fetch no pretrained ones
-            with built_from('model', self.cfg.model):
-                super()._init_model_weights()
+        if self._resumed is not None:  # all are about to be replaced
+            return
+        if self._load_from is not None:
+            self._leave_out_pretrained(self._load_from)
+        with built_from('model', self.cfg.model):
+            super()._init_model_weights()
+
+    def _leave_out_pretrained(self, checkpoint: str) -> None:
+        """Fetch no weights for a backbone that ``checkpoint`` is about to replace."""
+        modules = [module for module in self.model.modules() if _is_pretrained(module)]
+        if not modules:
+            return
+        weights = checkpoint_weights(read_checkpoint(checkpoint), checkpoint)
+        if not any('backbone' in name for name in weights):
+            return
+        for module in modules:
+            module.init_cfg = None  # type: ignore[assignment]
+        self.logger.info(
+            f'load_from={checkpoint!r} has the backbone: its pretrained weights are not fetched'
+        )
 
     def _find_checkpoint(self) -> None:
         """Read the checkpoint to resume from before anything is built: the data order needs its
@@ -786,3 +803,8 @@ def _checked(loop: BaseLoop, key: str) -> BaseLoop:
     if check is not None:
         check(loop.dataloader.dataset, key)
     return loop
+
+
+def _is_pretrained(module: nn.Module) -> bool:
+    init_cfg = getattr(module, 'init_cfg', None)
+    return isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
