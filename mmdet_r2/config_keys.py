@@ -235,10 +235,17 @@ PASSED_ON = {
 #: pass (none listed: any) and dropped; by component or by ``parent.name`` of a dictionary without
 #: type; '*': any.
 UNUSED: dict[str, dict[str, tuple]] = {
-    '*': {'file_client_args': (None, {'backend': 'disk'})},
     # split_thr only says how much memory suppression may take
     'nms': {'split_thr': (), 'max_num': (-1,), 'score_threshold': (0,)},
     'soft_nms': {'split_thr': (), 'max_num': (-1,)},
+    # boxes are tensors, and upright
+    '*': {
+        'file_client_args': (None, {'backend': 'disk'}),
+        'predict_box_type': ('hbox',),
+        'use_box_type': (False,),
+    },
+    # for memory, when one object is repeated many times
+    'MaxIoUAssigner': {'perm_repeat_gt_cfg': (None,)},
     'CocoDataset': {'return_classes': (False,)},  # texts, for detectors that are told what to find
     # left over from VOCMetric in mmdetection's faster-rcnn_r50_fpn_1x_voc0712-cocofmt.py
     'CocoMetric': {'eval_mode': ('11points',)},

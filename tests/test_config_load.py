@@ -197,6 +197,7 @@ optim_wrapper = dict(
         ('model.train_cfg.rpm', {}, 'did you mean rpn?'),
         ('model.train_cfg.rpn.alowed_border', 0, 'did you mean allowed_border?'),
         ('model.backbone.file_client_args', {'backend': 'petrel'}, 'nothing uses this key'),
+        ('model.roi_head.bbox_head.predict_box_type', 'rbox', "only 'hbox' is let pass"),
         ('model.test_cfg.rcnn.nms.iou_thresh', 0.7, 'did you mean iou_threshold?'),
         ('optim_wrapper.clip_grad.max_nrm', 35, 'did you mean max_norm?'),
         ('optim_wrapper.optimizer.momentun', 0.9, 'did you mean momentum?'),
