@@ -105,6 +105,8 @@ class DeformRoIPoolPack(_RoILayer):
         gamma: what offsets are multiplied with, beside the RoI's sides.
     """
 
+    modulated = False
+
     def __init__(
         self,
         output_size: int | tuple[int, int],
@@ -125,6 +127,14 @@ class DeformRoIPoolPack(_RoILayer):
             nn.Linear(deform_fc_channels, cells * 2),
         )
         _start_at_zero(self.offset_fc[-1])
+        if self.modulated:
+            self.mask_fc = nn.Sequential(
+                nn.Linear(cells * output_channels, deform_fc_channels),
+                nn.ReLU(inplace=True),
+                nn.Linear(deform_fc_channels, cells),
+                nn.Sigmoid(),
+            )
+            _start_at_zero(self.mask_fc[2])
 
     def _pool(self, feature: Tensor, rois: Tensor) -> Tensor:
         return self._move(feature, rois, self._at_rest(feature, rois))
@@ -152,26 +162,7 @@ class ModulatedDeformRoIPoolPack(DeformRoIPoolPack):
     """:class:`DeformRoIPoolPack` with a weight between 0 and 1 for every cell
     (https://arxiv.org/abs/1811.11168)."""
 
-    def __init__(
-        self,
-        output_size: int | tuple[int, int],
-        output_channels: int,
-        spatial_scale: float,
-        deform_fc_channels: int = 1024,
-        sampling_ratio: int = 0,
-        gamma: float = 0.1,
-    ) -> None:
-        super().__init__(
-            output_size, output_channels, spatial_scale, deform_fc_channels, sampling_ratio, gamma
-        )
-        cells = self.output_size[0] * self.output_size[1]
-        self.mask_fc = nn.Sequential(
-            nn.Linear(cells * output_channels, deform_fc_channels),
-            nn.ReLU(inplace=True),
-            nn.Linear(deform_fc_channels, cells),
-            nn.Sigmoid(),
-        )
-        _start_at_zero(self.mask_fc[2])
+    modulated = True
 
     def _pool(self, feature: Tensor, rois: Tensor) -> Tensor:
         cells = self._at_rest(feature, rois)
