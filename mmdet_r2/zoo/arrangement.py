@@ -4,11 +4,12 @@ anything else.
 The background may be the first class (maskrcnn-benchmark, mmdetection 1.x) or the last. An offset
 convolution of deformable blocks may be grouped (the ResNeSt fork of detectron2) or dense (mmcv): a
 grouped one is a dense one with zeros off its diagonal blocks. A cascade may have one mask head
-(detectron2) or one per stage (mmdetection), whose masks are averaged.
+(detectron2) or one per stage (mmdetection), whose masks are averaged. Classes may be others, or in
+another order.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -74,6 +75,37 @@ def fitted(weights: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[
             )
             result[key] = value if other is None else other
     return _mask_heads(result, target)
+
+
+def classes_by_name(
+    weights: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    given: Sequence[str],
+    wanted: Sequence[str],
+) -> dict[str, Tensor]:
+    """Heads trained for the classes ``given`` as a model of the classes ``wanted`` takes them: what
+    belongs to a class goes to its place there, and classes that were not given keep what ``target``
+    has. Layers of other numbers of outputs stay as they are.
+    """
+    result = dict(weights)
+    pairs = [(k, given.index(name)) for k, name in enumerate(wanted) if name in given]
+    here, there = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(1)
+    # rows for a class, and beside the classes
+    for pattern, rows, others in ((CLASSIFIER, 1, 1), (BOXES, 4, 0), (MASKS, 1, 0)):
+        for key, value in weights.items():
+            own = target.get(key)
+            if own is None or not pattern.match(key):
+                continue
+            sizes = [rows * len(names) + others for names in (given, wanted)]
+            if [len(value), len(own)] != sizes:
+                continue
+            own = own.to(value).clone()
+            ends = [size - others for size in sizes]
+            by_class = [t[:end].unflatten(0, (-1, rows)) for t, end in zip((value, own), ends)]
+            by_class[1][here] = by_class[0][there]
+            own[ends[1] :] = value[ends[0] :]
+            result[key] = own
+    return result
 
 
 def _dense(weight: Tensor, channels: int) -> Tensor:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from . import settings
-from .arrangement import fitted
+from .arrangement import classes_by_name, fitted
 from .contents import (
     check_meta,
     check_values,
     checkpoint_dataset_meta,
     checkpoint_weights,
+    spelt_alike,
     with_versions,
 )
 from .identify import (
@@ -38,6 +39,7 @@ def load_checkpoint(
     strict: bool = False,
     prefix: str | None = None,
     may_differ: Callable[[str], bool] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> LoadReport:
     """Copy weights into ``model`` and report, tensor by tensor, what fitted. The summary is also
     logged.
@@ -57,6 +59,8 @@ def load_checkpoint(
         strict: refuse anything but a perfect fit.
         prefix: take only names that begin so, without it (``'backbone.'``).
         may_differ: with ``strict``, says of a name that it may be in only one of the two.
+        classes: of the model. Where the file says that it was trained for others, heads take what
+            they have for those of the same name, and keep their initial values for the others.
 
     Raises:
         CheckpointError: unreadable (see :func:`read_checkpoint`); of another backbone (other depth,
@@ -89,6 +93,8 @@ def load_checkpoint(
                 f'{name}: no tensor begins with {prefix!r} (config key init_cfg.prefix).'
             )
     weights = fitted(_fit_prefix(weights, target), target)
+    if classes is not None:
+        weights = _of_classes(weights, target, checkpoint, classes, name)
     mismatched = [
         Mismatch(key, tuple(value.shape), tuple(target[key].shape))
         for key, value in weights.items()
@@ -129,6 +135,32 @@ def load_checkpoint(
     )
     _log(report)
     return report
+
+
+def _of_classes(
+    weights: dict[str, Tensor],
+    target: Mapping[str, Tensor],
+    checkpoint: Mapping[str, Any],
+    classes: Sequence[str],
+    name: str,
+) -> dict[str, Tensor]:
+    trained = (checkpoint_dataset_meta(checkpoint) or {}).get('classes')
+    if not trained:
+        return weights
+    given, wanted = list(spelt_alike(trained)), list(spelt_alike(classes))
+    if given == wanted:
+        return weights
+    from mmengine.logging import print_log
+
+    known = [one for one in wanted if one in given]
+    print_log(
+        f'{name}: was trained for other classes, or another order: heads take what they have for '
+        f'{len(known)} of {len(wanted)} by name ({", ".join(known[:10]) or "none"}); the others '
+        'start anew',
+        'current',
+        logging.WARNING,
+    )
+    return classes_by_name(weights, target, given, wanted)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
