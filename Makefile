@@ -13,7 +13,7 @@ PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile
 .PHONY: help install install-tests demo demo-data docs test slow long tv parity check lint format types clean
 
 help:
-	@echo 'make demo     install, generate data, train, evaluate, draw (6 minutes on 2 cores)'
+	@echo 'make demo     install, generate data, train, evaluate, draw (6 to 15 minutes on 2 cores)'
 	@echo 'make test     install and run the tests'
 	@echo 'make install  only install, into $(VENV)   [TORCH=torch==X.Y.Z  VENV=dir]'
 	@echo 'make check    what CI checks besides the tests: lint, format, types, spelling'
