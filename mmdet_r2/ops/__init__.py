@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mmdet_r2.ops.backends import backend
-from mmdet_r2.ops.deformable import Pair, deform_conv_now
-from mmdet_r2.ops.library import register
+from mmdet_r2.ops.deformable import Pair, deform_conv_by_device
+from mmdet_r2.ops.library import operator
 from mmdet_r2.ops.nms_torch import nms_torch, soft_nms_numpy
 from mmdet_r2.ops.roi_align_cpu import roi_align_cpu
 from mmdet_r2.ops.roi_pool_torch import deform_roi_pool_torch, roi_pool_torch
@@ -163,12 +163,24 @@ def roi_align(
         end_offset: 1, with ``aligned=False``, is the legacy grid of mmdetection 1.x: RoIs end one
             input pixel later, and may be smaller than a cell.
     """
-    arguments = (sampling_ratio, aligned, average, end_offset)
-    if torch.compiler.is_compiling():
-        return torch.ops.mmdet_r2.roi_align(feature, rois, output_size, spatial_scale, *arguments)
-    return _roi_align(feature, rois, output_size, spatial_scale, *arguments)
+    arguments = (output_size, spatial_scale, sampling_ratio, aligned, average, end_offset)
+    return _roi_align(feature, rois, *arguments)
 
 
+def _empty_pool(feature: Tensor, rois: Tensor, output_size: Pair, average: int = 1) -> Tensor:
+    height, width = (side // average for side in output_size)
+    return feature.new_empty(rois.shape[0], feature.shape[1], height, width)
+
+
+@operator(
+    'roi_align',
+    'Tensor feature, Tensor rois, SymInt[2] output_size, float spatial_scale, int sampling_ratio, '
+    'bool aligned, int average, int end_offset',
+    lambda feature, rois, size, scale, ratio, aligned, average, end: _empty_pool(
+        feature, rois, size, average
+    ),
+    differentiable=(0,),
+)
 def _roi_align(
     feature: Tensor,
     rois: Tensor,
@@ -223,11 +235,15 @@ def roi_pool(feature: Tensor, rois: Tensor, output_size: Pair, spatial_scale: fl
         rois, spatial_scale: as for :func:`roi_align`. Bins end at whole cells, outwards, and RoIs
             one input pixel later than they say; a bin without cells is 0.
     """
-    if torch.compiler.is_compiling():
-        return torch.ops.mmdet_r2.roi_pool(feature, rois, output_size, spatial_scale)
     return _roi_pool(feature, rois, output_size, spatial_scale)
 
 
+@operator(
+    'roi_pool',
+    'Tensor feature, Tensor rois, SymInt[2] output_size, float spatial_scale',
+    lambda feature, rois, size, scale: _empty_pool(feature, rois, size),
+    differentiable=(0,),
+)
 def _roi_pool(feature: Tensor, rois: Tensor, output_size: Pair, spatial_scale: float) -> Tensor:
     if feature.device.type == 'cuda' and backend('cuda') == 'mmcv':
         from mmcv.ops import roi_pool as mmcv_roi_pool
@@ -253,11 +269,16 @@ def deform_roi_pool(
         offset: (R, 2, h, w), x before y, in ``gamma`` times the RoI's sides.
     """
     arguments = (offset, output_size, spatial_scale, sampling_ratio, gamma)
-    if torch.compiler.is_compiling():
-        return torch.ops.mmdet_r2.deform_roi_pool(feature, rois, *arguments)
     return _deform_roi_pool(feature, rois, *arguments)
 
 
+@operator(
+    'deform_roi_pool',
+    'Tensor feature, Tensor rois, Tensor offset, SymInt[2] output_size, float spatial_scale, '
+    'int sampling_ratio, float gamma',
+    lambda feature, rois, offset, size, *_: _empty_pool(feature, rois, size),
+    differentiable=(0, 2),
+)
 def _deform_roi_pool(
     feature: Tensor,
     rois: Tensor,
@@ -299,48 +320,4 @@ def deform_conv(
         im2col_step: images at a time in mmcv's kernels without mask.
     """
     arguments = (stride, padding, dilation, groups, deform_groups, im2col_step)
-    if torch.compiler.is_compiling():
-        return torch.ops.mmdet_r2.deform_conv(x, offset, mask, weight, bias, *arguments)
-    return deform_conv_now(x, offset, mask, weight, bias, *arguments)
-
-
-def _empty_pool(feature: Tensor, rois: Tensor, output_size: Pair, average: int = 1) -> Tensor:
-    height, width = (side // average for side in output_size)
-    return feature.new_empty(rois.shape[0], feature.shape[1], height, width)
-
-
-register(
-    'roi_align',
-    'Tensor feature, Tensor rois, SymInt[2] output_size, float spatial_scale, int sampling_ratio, '
-    'bool aligned, int average, int end_offset',
-    _roi_align,
-    lambda feature, rois, size, scale, ratio, aligned, average, end: _empty_pool(
-        feature, rois, size, average
-    ),
-    differentiable=(0,),
-)
-register(
-    'roi_pool',
-    'Tensor feature, Tensor rois, SymInt[2] output_size, float spatial_scale',
-    _roi_pool,
-    lambda feature, rois, size, scale: _empty_pool(feature, rois, size),
-    differentiable=(0,),
-)
-register(
-    'deform_roi_pool',
-    'Tensor feature, Tensor rois, Tensor offset, SymInt[2] output_size, float spatial_scale, '
-    'int sampling_ratio, float gamma',
-    _deform_roi_pool,
-    lambda feature, rois, offset, size, *_: _empty_pool(feature, rois, size),
-    differentiable=(0, 2),
-)
-register(
-    'deform_conv',
-    'Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, int[2] stride, '
-    'int[2] padding, int[2] dilation, int groups, int deform_groups, int im2col_step',
-    deform_conv_now,
-    lambda x, offset, mask, weight, *_: offset.new_empty(
-        x.shape[0], weight.shape[0], *offset.shape[2:]
-    ),
-    differentiable=(0, 1, 2, 3, 4),
-)
+    return deform_conv_by_device(x, offset, mask, weight, bias, *arguments)

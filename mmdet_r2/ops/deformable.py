@@ -12,11 +12,21 @@ from torch import Tensor
 
 from mmdet_r2.ops.backends import backend
 from mmdet_r2.ops.deform_conv_cpu import deform_conv_cpu
+from mmdet_r2.ops.library import operator
 
 Pair = tuple[int, int]
 
 
-def deform_conv_now(
+@operator(
+    'deform_conv',
+    'Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, int[2] stride, '
+    'int[2] padding, int[2] dilation, int groups, int deform_groups, int im2col_step',
+    lambda x, offset, mask, weight, *_: offset.new_empty(
+        x.shape[0], weight.shape[0], *offset.shape[2:]
+    ),
+    differentiable=(0, 1, 2, 3, 4),
+)
+def deform_conv_by_device(
     x: Tensor,
     offset: Tensor,
     mask: Tensor | None,

@@ -1,8 +1,6 @@
-"""Operators as ``torch.library`` knows them: one node each of a graph that is compiled or exported.
+"""Operators as ``torch.library`` knows them: one node each of a compiled or exported graph."""
 
-Eager code calls the functions of ``mmdet_r2.ops``, which compute directly.
-"""
-
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,28 +8,48 @@ import torch
 from torch import Tensor
 
 
-def register(
+def operator(
     name: str,
     arguments: str,
-    compute: Callable[..., Tensor],
     fake: Callable[..., Tensor],
     differentiable: tuple[int, ...],
-) -> None:
-    """Make ``compute`` the operator ``mmdet_r2::NAME``, with a gradient that computes it again.
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Decorator: makes a function of positional arguments the operator ``mmdet_r2::NAME``, with a
+    gradient that computes it again. In a graph the operator is called, elsewhere the function.
 
     Args:
         arguments: as in an operator's schema.
         fake: an empty result, for the same arguments.
         differentiable: positions of the arguments that get a gradient; None among them does not.
     """
+
+    def decorate(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        node = _register(name, arguments, compute, fake, differentiable)
+
+        @functools.wraps(compute)
+        def call(*inputs: Any) -> Tensor:
+            return node(*inputs) if torch.compiler.is_compiling() else compute(*inputs)
+
+        return call
+
+    return decorate
+
+
+def _register(
+    name: str,
+    arguments: str,
+    compute: Callable[..., Tensor],
+    fake: Callable[..., Tensor],
+    differentiable: tuple[int, ...],
+) -> Callable[..., Tensor]:
     # A graph knows the layout of every result beforehand: contiguous.
-    operator = torch.library.custom_op(
+    node = torch.library.custom_op(
         f'mmdet_r2::{name}',
         lambda *inputs: compute(*inputs).contiguous(),
         mutates_args=(),
         schema=f'({arguments}) -> Tensor',
     )
-    operator.register_fake(fake)
+    node.register_fake(fake)
 
     def given(inputs: tuple[Any, ...]) -> list[int]:
         return [i for i in differentiable if inputs[i] is not None]
@@ -70,4 +88,5 @@ def register(
         by_place = dict(zip(given(tuple(inputs)), backward(grad, *inputs)))
         return tuple(by_place.get(i) for i in range(len(inputs)))
 
-    operator.register_autograd(propagate, setup_context=setup)
+    node.register_autograd(propagate, setup_context=setup)
+    return getattr(torch.ops.mmdet_r2, name)

@@ -32,7 +32,8 @@ def roi_pool_torch(
     cells = _greatest_cells(
         feature.detach(), *(t[filled] for t in (image, top, bottom, left, right))
     )
-    values = feature.flatten(2).transpose(1, 2)[image[filled, None], cells, torch.arange(channels)]
+    every = torch.arange(channels, device=feature.device)
+    values = feature.flatten(2).transpose(1, 2)[image[filled, None], cells, every]
     pooled = values.new_zeros(len(image), channels).index_copy(0, filled, values)
     return pooled.view(*shape, channels).permute(0, 3, 1, 2)
 
