@@ -61,6 +61,33 @@ def names_of(source: Source, key: str, ending: str = '') -> dict[str, str]:
     return {name: name.removesuffix(ending) for name in source[key]}
 
 
+def tested_place(source: Source, ending: str = '') -> tuple[str, str]:
+    """(annotation file, folder of images) of what is tested, which can be one data set."""
+    names = names_of(source, 'DATASETS.TEST', ending)
+    if len(names) > 1:
+        raise source.error('DATASETS.TEST', 'one data set; test the others one by one')
+    return place_of(source, 'DATASETS.TEST', next(iter(names.values())))
+
+
+def set_test(config: dict[str, Any], place: tuple[str, str], masks: bool) -> None:
+    """Make ``config`` test objects, with masks or without."""
+    annotations, images = place
+    val = config['val_dataloader']['dataset']
+    val.update(ann_file=annotations, data_prefix=dict(img=images))
+    config['val_evaluator']['ann_file'] = val['data_root'] + annotations
+    if not masks:
+        config['val_evaluator']['metric'] = 'bbox'
+        of_type(val['pipeline'], 'LoadAnnotations').pop('with_mask')
+
+
+def relative_decay(source: Source, key: str, what: str) -> float:
+    """``key``, the weight decay of some parameters, as a factor on that of all."""
+    value, decay = source[key], source['SOLVER.WEIGHT_DECAY']
+    if value and not decay:
+        raise source.error('SOLVER.WEIGHT_DECAY', f'0 only where {what} do not decay either')
+    return value / decay if decay else 0.0
+
+
 def images_per_gpu(per_step: int) -> int:
     """Of a step's images: the eighth part, as theirs are counted for 8 GPUs; else 2, or 1 of an odd
     number."""

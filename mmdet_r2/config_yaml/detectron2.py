@@ -9,11 +9,13 @@ from .data import (
     is_backbone,
     names_of,
     of_type,
-    place_of,
+    relative_decay,
     remove_masks,
     resize,
     set_schedule,
+    set_test,
     set_train,
+    tested_place,
 )
 from .source import FREE, ONLY, READ, Source, Table, inverse, put, to
 
@@ -640,25 +642,17 @@ def _data(source: Source, config: dict[str, Any], masks: bool, panoptic: bool) -
     ending = '_panoptic_separated' if panoptic else ''
     set_train(source, train, names_of(source, 'DATASETS.TRAIN', ending))
 
-    tested = names_of(source, 'DATASETS.TEST', ending)
-    if len(tested) > 1:
-        raise source.error('DATASETS.TEST', 'one data set; test the others one by one')
-    annotations, images = place_of(source, 'DATASETS.TEST', next(iter(tested.values())))
+    annotations, images = tested_place(source, ending)
     val = config['val_dataloader']['dataset']
-    instances = val['data_root'] + annotations
     if panoptic:
         maps = annotations.replace('instances_', 'panoptic_')
         folder = maps.removesuffix('.json') + '/'
         val.update(ann_file=maps, data_prefix=dict(img=images, seg=folder))
         whole, objects = config['val_evaluator']
         whole.update(ann_file=val['data_root'] + maps, seg_prefix=val['data_root'] + folder)
-        objects['ann_file'] = instances
+        objects['ann_file'] = val['data_root'] + annotations
     else:
-        val.update(ann_file=annotations, data_prefix=dict(img=images))
-        config['val_evaluator']['ann_file'] = instances
-        if not masks:
-            config['val_evaluator']['metric'] = 'bbox'
-            of_type(val['pipeline'], 'LoadAnnotations').pop('with_mask')
+        set_test(config, (annotations, images), masks)
     if source['INPUT.MIN_SIZE_TEST']:
         of_type(val['pipeline'], 'ResizeShortestEdge').update(
             scale=source['INPUT.MIN_SIZE_TEST'], max_size=source['INPUT.MAX_SIZE_TEST']
@@ -669,16 +663,12 @@ def _data(source: Source, config: dict[str, Any], masks: bool, panoptic: bool) -
 
 def _solver(source: Source, config: dict[str, Any]) -> None:
     wrapper = config['optim_wrapper']
-    decay = source['SOLVER.WEIGHT_DECAY']
-    factors = {'norm': source['SOLVER.WEIGHT_DECAY_NORM']}
+    paramwise = wrapper['paramwise_cfg']
+    paramwise['norm_decay_mult'] = relative_decay(source, 'SOLVER.WEIGHT_DECAY_NORM', 'norms')
     if source['SOLVER.WEIGHT_DECAY_BIAS'] is not None:
-        factors['bias'] = source['SOLVER.WEIGHT_DECAY_BIAS']
-    for part, value in factors.items():
-        if value and not decay:
-            raise source.error('SOLVER.WEIGHT_DECAY', f'0 only where {part}s do not decay either')
-        factor = value / decay if decay else 0.0
-        if part == 'norm' or factor != 1:
-            wrapper['paramwise_cfg'][f'{part}_decay_mult'] = factor
+        factor = relative_decay(source, 'SOLVER.WEIGHT_DECAY_BIAS', 'biases')
+        if factor != 1:
+            paramwise['bias_decay_mult'] = factor
     name = source.one_of('SOLVER.LR_SCHEDULER_NAME', 'WarmupMultiStepLR', 'WarmupCosineLR')
     if name == 'WarmupCosineLR':
         last = source['SOLVER.MAX_ITER']

@@ -10,11 +10,13 @@ from .data import (
     is_backbone,
     names_of,
     of_type,
-    place_of,
+    relative_decay,
     remove_masks,
     resize,
     set_schedule,
+    set_test,
     set_train,
+    tested_place,
 )
 from .source import FREE, ONLY, READ, Source, Table, inverse, put, to
 
@@ -230,11 +232,9 @@ def translate(
         remove_masks(model)
     _data(source, config, masks)
     set_schedule(source, config)
-    decay, of_biases = source['SOLVER.WEIGHT_DECAY'], source['SOLVER.WEIGHT_DECAY_BIAS']
-    if of_biases and not decay:
-        raise source.error('SOLVER.WEIGHT_DECAY', '0 only where biases do not decay either')
-    paramwise = config['optim_wrapper']['paramwise_cfg']
-    paramwise['bias_decay_mult'] = of_biases / decay if decay else 0.0
+    config['optim_wrapper']['paramwise_cfg']['bias_decay_mult'] = relative_decay(
+        source, 'SOLVER.WEIGHT_DECAY_BIAS', 'biases'
+    )
     if source.one_of('DTYPE', 'float32', 'float16') == 'float16':
         config['optim_wrapper']['type'] = 'AmpOptimWrapper'
     if source['SOLVER.TEST_PERIOD']:
@@ -374,19 +374,10 @@ def _data(source: Source, config: dict[str, Any], masks: bool) -> None:
         dict(type='PackDetInputs'),
     ]
     set_train(source, train, names_of(source, 'DATASETS.TRAIN'))
-    tested = names_of(source, 'DATASETS.TEST')
-    if len(tested) > 1:
-        raise source.error('DATASETS.TEST', 'one data set; test the others one by one')
-    annotations, images = place_of(source, 'DATASETS.TEST', next(iter(tested)))
-    val = config['val_dataloader']['dataset']
-    val.update(ann_file=annotations, data_prefix=dict(img=images))
-    config['val_evaluator']['ann_file'] = val['data_root'] + annotations
-    of_type(val['pipeline'], 'ResizeShortestEdge').update(
+    set_test(config, tested_place(source), masks)
+    of_type(config['val_dataloader']['dataset']['pipeline'], 'ResizeShortestEdge').update(
         scale=source['INPUT.MIN_SIZE_TEST'], max_size=source['INPUT.MAX_SIZE_TEST']
     )
-    if not masks:
-        config['val_evaluator']['metric'] = 'bbox'
-        of_type(val['pipeline'], 'LoadAnnotations').pop('with_mask')
 
 
 def _weights(source: Source, config: dict[str, Any]) -> None:
