@@ -10,17 +10,16 @@ from torch import Tensor
 
 from mmdet_r2 import ops
 from mmdet_r2.ops.backends import problem_of
-from mmdet_r2.structures.masks import affine
+from mmdet_r2.structures.masks.affine import AffineMasks, Shape
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
-Shape = tuple[int, int]
 
 _DIRECTIONS = ('horizontal', 'vertical', 'diagonal')
 # Pixels worked on at a time where masks are held as float32: 64 MiB on the host, 256 MiB on a GPU.
 _CHUNK_PIXELS = {'cpu': 2**24, 'cuda': 2**26}
 
 
-class BitmapMasks:
+class BitmapMasks(AffineMasks):
     """Masks as a stack of bitmaps.
 
     Args:
@@ -125,47 +124,6 @@ class BitmapMasks:
         canvas = np.zeros((len(self), expanded_h, expanded_w), dtype=np.uint8)
         canvas[:, top : top + self.height, left : left + self.width] = self.masks
         return BitmapMasks(canvas, expanded_h, expanded_w)
-
-    def translate(
-        self,
-        out_shape: Shape,
-        offset: float | tuple[float, float],
-        direction: str = 'horizontal',
-        border_value: int = 0,
-        interpolation: str = 'bilinear',
-    ) -> 'BitmapMasks':
-        """Masks of the image moved by ``offset`` pixels to the right or down ('both': (right,
-        down)), in an image of ``out_shape`` (height, width)."""
-        matrix = affine.translation(offset, direction)
-        return self._warp(matrix, out_shape, border_value, interpolation)
-
-    def shear(
-        self,
-        out_shape: Shape,
-        magnitude: float,
-        direction: str = 'horizontal',
-        border_value: int = 0,
-        interpolation: str = 'bilinear',
-    ) -> 'BitmapMasks':
-        """Masks of the image whose rows move to the right by ``magnitude`` times their number
-        ('horizontal'), or whose columns move down."""
-        matrix = affine.shear(magnitude, direction)
-        return self._warp(matrix, out_shape, border_value, interpolation)
-
-    def rotate(
-        self,
-        out_shape: Shape,
-        angle: float,
-        center: tuple[float, float] | None = None,
-        scale: float = 1.0,
-        border_value: int = 0,
-        interpolation: str = 'bilinear',
-    ) -> 'BitmapMasks':
-        """Masks of the image turned by ``angle`` degrees, clockwise, around ``center`` (x, y; the
-        image's without one), and scaled."""
-        center = center or ((self.width - 1) / 2, (self.height - 1) / 2)
-        matrix = affine.rotation(angle, center, scale)
-        return self._warp(matrix, out_shape, border_value, interpolation)
 
     def _warp(
         self, matrix: np.ndarray, out_shape: Shape, border_value: int, interpolation: str

@@ -8,11 +8,10 @@ import pycocotools.mask as coco_mask
 import torch
 from torch import Tensor
 
-from mmdet_r2.structures.masks import affine
+from mmdet_r2.structures.masks.affine import AffineMasks, Shape
 from mmdet_r2.structures.masks.bitmaps import (
     BitmapMasks,
     Index,
-    Shape,
     check_direction,
     crop_window,
     numpy_index,
@@ -24,7 +23,7 @@ MAX_OUTLINE = 10_000_000
 pycocotools takes 40 bytes for each of them."""
 
 
-class PolygonMasks:
+class PolygonMasks(AffineMasks):
     """Masks as polygons: n objects, each a list of arrays x0, y0, x1, y1, ... in pixels.
 
     Args:
@@ -115,44 +114,9 @@ class PolygonMasks:
         """Masks of the image placed at (``top``, ``left``) of a larger canvas."""
         return self._affine((1, 1), (left, top), (expanded_h, expanded_w))
 
-    def translate(
-        self,
-        out_shape: Shape,
-        offset: float | tuple[float, float],
-        direction: str = 'horizontal',
-        border_value: int | None = None,
-        interpolation: str | None = None,
+    def _warp(
+        self, matrix: np.ndarray, out_shape: Shape, border_value: int, interpolation: str
     ) -> 'PolygonMasks':
-        """As :meth:`BitmapMasks.translate`; points outside go to the image's border. Nothing is
-        filled or interpolated."""
-        return self._moved(affine.translation(offset, direction), out_shape)
-
-    def shear(
-        self,
-        out_shape: Shape,
-        magnitude: float,
-        direction: str = 'horizontal',
-        border_value: int = 0,
-        interpolation: str = 'bilinear',
-    ) -> 'PolygonMasks':
-        """As :meth:`BitmapMasks.shear`, in the way of :meth:`translate`."""
-        return self._moved(affine.shear(magnitude, direction), out_shape)
-
-    def rotate(
-        self,
-        out_shape: Shape,
-        angle: float,
-        center: tuple[float, float] | None = None,
-        scale: float = 1.0,
-        border_value: int = 0,
-        interpolation: str = 'bilinear',
-    ) -> 'PolygonMasks':
-        """As :meth:`BitmapMasks.rotate`, in the way of :meth:`translate`; without ``center`` around
-        that of ``out_shape``."""
-        center = center or ((out_shape[1] - 1) / 2, (out_shape[0] - 1) / 2)
-        return self._moved(affine.rotation(angle, center, scale), out_shape)
-
-    def _moved(self, matrix: np.ndarray, out_shape: Shape) -> 'PolygonMasks':
         limits = (out_shape[1], out_shape[0])
         moved = [
             [
