@@ -91,6 +91,8 @@ class Runner(_Runner):
         self._replay: RngState | None = None
         self._as_of: RngState | None = None
         self._resumed: dict[str, Any] | None = None
+        # what load_from holds, between the initialisation and its loading
+        self._beginning: dict[str, Any] | None = None
         self._differences = Differences()
         # whether to resume was asked for; that training begins, for the first time
         self._asked_to_resume: bool | None = None
@@ -514,7 +516,8 @@ class Runner(_Runner):
         modules = [module for module in self.model.modules() if _is_pretrained(module)]
         if not modules:
             return
-        weights = checkpoint_weights(read_checkpoint(checkpoint), checkpoint)
+        self._beginning = read_checkpoint(checkpoint)
+        weights = checkpoint_weights(self._beginning, checkpoint)
         if not any('backbone' in name for name in weights):
             return
         for module in modules:
@@ -581,7 +584,8 @@ class Runner(_Runner):
             CheckpointError: unreadable, or of another model; see
                 :func:`mmdet_r2.zoo.load_checkpoint`.
         """
-        checkpoint = dict(read_checkpoint(filename, map_location))
+        beginning, self._beginning = self._beginning, None
+        checkpoint = dict(beginning or read_checkpoint(filename, map_location))
         model = _unwrapped(self.model)
         # a test has its own check of the classes, and changes nothing
         loop = self._train_loop

@@ -85,7 +85,7 @@ def classes_by_name(
 ) -> dict[str, Tensor]:
     """Heads trained for the classes ``given`` as a model of the classes ``wanted`` takes them: what
     belongs to a class goes to its place there, and classes that were not given keep what ``target``
-    has. Layers of other numbers of outputs stay as they are.
+    has. Boxes and masks that all classes share stay as they are.
     """
     result = dict(weights)
     pairs = [(k, given.index(name)) for k, name in enumerate(wanted) if name in given]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from . import settings
-from .arrangement import classes_by_name, fitted
+from .arrangement import classes_by_name, classifier_outputs, fitted
 from .contents import (
     check_meta,
     check_values,
@@ -147,8 +147,9 @@ def _of_classes(
     trained = (checkpoint_dataset_meta(checkpoint) or {}).get('classes')
     if not trained:
         return weights
-    given, wanted = list(spelt_alike(trained)), list(spelt_alike(classes))
-    if given == wanted:
+    given, wanted = spelt_alike(trained), spelt_alike(classes)
+    counted = [classifier_outputs(state) - 1 for state in (weights, target)]
+    if given == wanted or counted != [len(given), len(wanted)]:
         return weights
     from mmengine.logging import print_log
 
