@@ -521,12 +521,12 @@ def _is_component(node: dict, path: tuple[str, ...], role: str, of_ours: bool) -
 
 
 def _detectors() -> list[str]:
-    kinds = registry.MODELS.module_dict.items()
-    models = {name: kind for name, kind in kinds if isinstance(kind, type)}
     return [
         name
-        for name, kind in models.items()
-        if issubclass(kind, BaseModel) and not issubclass(kind, BaseTTAModel)
+        for name, kind in registry.MODELS.module_dict.items()
+        if inspect.isclass(kind)
+        and issubclass(kind, BaseModel)
+        and not issubclass(kind, BaseTTAModel)
     ]
 
 
