@@ -13,7 +13,7 @@ PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile
 .PHONY: help install install-tests demo demo-data docs test slow long tv parity check lint format types clean
 
 help:
-	@echo 'make demo     install, generate data, train, evaluate, draw (6 to 15 minutes on 2 cores)'
+	@echo 'make demo     install, generate data, train, evaluate, draw (15 minutes on 2 slow cores)'
 	@echo 'make test     install and run the tests'
 	@echo 'make install  only install, into $(VENV)   [TORCH=torch==X.Y.Z  VENV=dir]'
 	@echo 'make check    what CI checks besides the tests: lint, format, types, spelling'
@@ -54,7 +54,7 @@ slow: install-tests
 long: install-tests
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
-# beside torchvision, in an environment of its own: the only torch that one exists for is larger
+# beside torchvision, in an environment of its own
 tv:
 	@$(PYTHON) tools/install.py --venv .venv-tv --torch torch==2.14.1 --extras vision
 	@.venv-tv/bin/python -m pip install --quiet pytest pytest-timeout pytest-xdist

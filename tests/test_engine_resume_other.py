@@ -301,11 +301,11 @@ def test_all_damaged_is_an_error(work: Path) -> None:
 def test_names_of_the_users_own_and_another_folder(tmp_path: Path) -> None:
     hook = {'out_dir': str(tmp_path / 'big'), 'filename_tmpl': 'run7-{}.ckpt'}
     changes = {f'default_hooks__checkpoint__{key}': value for key, value in hook.items()}
-    run(tmp_path / 'work', **changes)
-    path = tmp_path / 'big/work/run7-8.ckpt'
-    assert latest_checkpoint(tmp_path / 'work') == str(path)
+    run(tmp_path / 'toy', **changes)
+    path = tmp_path / 'big/toy/run7-8.ckpt'
+    assert latest_checkpoint(tmp_path / 'toy') == str(path)
     path.write_bytes(b'')
-    assert latest_checkpoint(tmp_path / 'work') == str(path.with_name('run7-6.ckpt'))
+    assert latest_checkpoint(tmp_path / 'toy') == str(path.with_name('run7-6.ckpt'))
 
 
 # ------------------------------------------------------------------------------------- clean-up
